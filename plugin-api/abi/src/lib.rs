@@ -1,0 +1,34 @@
+//! The boundary between the host and a plugin: types whose layout does not depend on the compiler.
+//!
+//! This is the only crate that names `abi_stable`; authors and the host see plain Rust around it. It holds no behaviour beyond what both sides need
+//! to meet: the module that a plugin exports ([`PluginModule`]), the objects that it makes ([`Traced`], [`DatasetAbi`], [`ExperimentAbi`]), what the
+//! host gives ([`HostApi`], [`TracerAbi`]), the panic guard, and the manifest that can be read without running the file. What may grow often is JSON
+//! (`wire.rs`). `README.md` has the rules by which the rest grows.
+
+#![allow(unsafe_code)]
+
+mod error;
+mod guard;
+mod manifest;
+mod module;
+mod objects;
+mod root;
+pub mod wire;
+
+pub use error::{AbiError, ErrorKind};
+pub use guard::guard;
+pub use manifest::{MANIFEST_BYTES, MANIFEST_SYMBOL_PREFIX, Manifest, ManifestError, encode_manifest};
+pub use module::{HostApi, HostApi_Ref, PluginModule, PluginModule_Ref};
+pub use objects::{
+    DatasetAbi, DatasetBox, ExperimentAbi, ExperimentBox, Traced, TracedBox, TracerAbi, TracerRef, dataset_box, experiment_box, traced_box,
+    tracer_ref,
+};
+pub use root::{ROOT_SYMBOL_PREFIX, RootHeader, RootResult, open_root, root_header, root_result};
+
+pub use abi_stable::std_types::{RResult, RSlice, RSliceMut, RStr, RString, RVec};
+
+/// Version of the boundary; a host takes plugins of its own major and of its own minor or an older one.
+pub const ABI_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The compiler that built this copy of the crate, as `rustc --version` prints it.
+pub const RUSTC_VERSION: &str = env!("SOLSTICE_RUSTC");

@@ -1,0 +1,64 @@
+//! Fully connected layers.
+
+use super::init;
+use crate::{Graph, Result, Tensor};
+use solstice_ir::{DType, DotDims};
+
+impl Graph {
+    /// `x W^T + b`: a fully connected layer with the weights `{name}.weight` `[out, in]` and `{name}.bias` `[out]`.
+    ///
+    /// Shapes: `[.., in] -> [.., out]`. Errors: an `x` without axes, or not f32.
+    /// Weights start uniform in `±1/sqrt(in)`, PyTorch's default (`kaiming_uniform` with `a = sqrt(5)`). For another start make them with
+    /// [`Graph::param`] and call [`Graph::linear_with`].
+    #[track_caller]
+    pub fn linear(&mut self, name: &str, x: Tensor, out: usize) -> Result<Tensor> {
+        self.linear_layer(name, x, out, true)
+    }
+
+    /// [`Graph::linear`] without `{name}.bias`.
+    #[track_caller]
+    pub fn linear_no_bias(&mut self, name: &str, x: Tensor, out: usize) -> Result<Tensor> {
+        self.linear_layer(name, x, out, false)
+    }
+
+    #[track_caller]
+    fn linear_layer(&mut self, name: &str, x: Tensor, out: usize, has_bias: bool) -> Result<Tensor> {
+        self.check()?;
+        let Some(&width) = self.shape(x).last().filter(|_| self.dtype(x) == DType::F32) else {
+            let message = format!("linear `{name}`: wants x as f32[.., in], got {}", self.ty(x));
+            self.fail(message);
+            return self.check().map(|()| x);
+        };
+        let weight = self.param(&format!("{name}.weight"), &[out, width], init::fan_in_uniform(width));
+        let mut bias = None;
+        if has_bias {
+            bias = Some(self.param(&format!("{name}.bias"), &[out], init::fan_in_uniform(width)));
+        }
+        let y = self.linear_with(x, weight, bias);
+        self.check().map(|()| y)
+    }
+
+    /// `x W^T + b` with weights that are values: `weight` `[out, in]`, `bias` `[out]`.
+    ///
+    /// Shapes: `[.., in] -> [.., out]`. Errors: sizes that do not fit.
+    #[track_caller]
+    pub fn linear_with(&mut self, x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
+        let (shape, weight_shape) = (self.shape(x).to_vec(), self.shape(weight).to_vec());
+        let (Some(width), [out, weight_width]) = (shape.last(), &weight_shape[..]) else {
+            return self.fail(format!("linear: wants x as [.., in] and weight as [out, in], got x {shape:?}, weight {weight_shape:?}"));
+        };
+        if width != weight_width {
+            return self.fail(format!("linear: inner sizes differ: x is {shape:?}, weight [out, in] is {weight_shape:?}"));
+        }
+        let dims = DotDims { lhs_contract: vec![shape.len() - 1], rhs_contract: vec![1], ..DotDims::default() };
+        let product = self.dot_general(x, weight, dims); // [.., out]
+        match bias {
+            None => product,
+            Some(bias) if self.shape(bias) == [*out] => self.add(product, bias),
+            Some(bias) => {
+                let found = self.ty(bias).clone();
+                self.fail(format!("linear: wants bias as [{out}], got {found}"))
+            }
+        }
+    }
+}
