@@ -1,0 +1,677 @@
+//! [`GpuRuntime`]: the `Runtime` of wgpu devices. Everything that can be built is built when a program is loaded; a run is one encoder and one submission.
+//!
+//! Runs of a session execute in order on one queue, so scratch memory is shared by all programs, and a run needs memory of its own only for what the host
+//! touches (staging.rs). A program remembers the buffers that it was bound to; when a state tensor has been replaced since, or the scratch memory has
+//! grown, the bind groups are made anew.
+
+use crate::gpu::adapter::{Adapter, target};
+use crate::gpu::launch::{Binding, Launches, Memory, Step, Target, buffer_bytes, launches, pieces};
+use crate::gpu::staging::Staging;
+use crate::kernel::{Buffer, BufferKind};
+use crate::session::{ProgramId, Runtime, Ticket};
+use crate::{EngineError, Plan};
+use solstice_ir::{DType, Literal, TensorType};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Runs that may be under way at once: one on the device, one waiting, one being prepared.
+const RUNS_IN_FLIGHT: usize = 3;
+
+/// Runs whose outputs were never fetched and are still kept; older ones are dropped.
+const RESULTS_KEPT: usize = 64;
+
+/// Buffers are made in multiples of this, so that four words at once never reach over the end.
+const PADDING: usize = 16;
+
+/// A wgpu device with its state tensors and programs.
+pub struct GpuRuntime {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    name: String,
+    target: Target,
+    limits: wgpu::Limits,
+    /// First error that wgpu reported since the last look.
+    failure: Arc<Mutex<Option<String>>>,
+    states: HashMap<String, State>,
+    /// Scratch slots of all programs.
+    slots: Vec<wgpu::Buffer>,
+    /// Temporaries of all programs.
+    temporaries: Vec<wgpu::Buffer>,
+    pipelines: HashMap<String, wgpu::ComputePipeline>,
+    /// By the access of each binding: is it written?
+    layouts: HashMap<Vec<bool>, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>,
+    programs: Vec<Program>,
+    in_flight: VecDeque<wgpu::SubmissionIndex>,
+    results: BTreeMap<u64, Outcome>,
+    next_ticket: u64,
+}
+
+struct State {
+    ty: TensorType,
+    buffer: wgpu::Buffer,
+}
+
+/// Where the memory of a piece comes from.
+enum Source {
+    Own(wgpu::Buffer),
+    State(String),
+    Slot(usize),
+}
+
+struct Program {
+    plan: Arc<Plan>,
+    sources: Vec<Source>,
+    /// What the bind groups hold, by piece.
+    bound: Vec<wgpu::Buffer>,
+    bound_temporaries: Vec<wgpu::Buffer>,
+    steps: Vec<Prepared>,
+    /// Piece, offset in the staging buffer and bytes of each input, then of the scalars.
+    uploads: Vec<(usize, usize, usize)>,
+    /// The same of each output.
+    downloads: Vec<(usize, usize, usize)>,
+    upload_ring: Vec<Staging>,
+    readback_ring: Vec<Staging>,
+    readbacks_free: Vec<usize>,
+    run_count: usize,
+}
+
+enum Prepared {
+    Dispatch {
+        label: String,
+        pipeline: wgpu::ComputePipeline,
+        layout: wgpu::BindGroupLayout,
+        bindings: Vec<Binding>,
+        group: wgpu::BindGroup,
+        grid: [u32; 2],
+    },
+    Copy {
+        from: Memory,
+        to: Memory,
+        bytes: usize,
+    },
+}
+
+enum Outcome {
+    /// In a readback buffer of the program.
+    Pending {
+        program: usize,
+        readback: usize,
+        submission: wgpu::SubmissionIndex,
+    },
+    Ready(Vec<Vec<u8>>),
+}
+
+impl GpuRuntime {
+    /// Opens an adapter with all limits that it has.
+    ///
+    /// Errors: `EngineError::Device` when the driver refuses.
+    pub fn new(adapter: &Adapter) -> Result<GpuRuntime, EngineError> {
+        GpuRuntime::with_target(adapter, target(&adapter.handle))
+    }
+
+    /// An adapter with the kernels of another: for tests, which run the shaders for hardware in software.
+    pub fn with_target(adapter: &Adapter, target: Target) -> Result<GpuRuntime, EngineError> {
+        let limits = adapter.handle.limits();
+        let request = wgpu::DeviceDescriptor {
+            label: Some("solstice"),
+            required_features: adapter.handle.features() & wgpu::Features::SUBGROUP,
+            required_limits: limits.clone(),
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.handle.request_device(&request))
+            .map_err(|error| EngineError::Device { device: adapter.name.clone(), message: error.to_string() })?;
+        let failure = Arc::new(Mutex::new(None));
+        let keep_first = |failure: &Arc<Mutex<Option<String>>>| {
+            let failure = failure.clone();
+            move |message: String| {
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+            }
+        };
+        let report = keep_first(&failure);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| report(error.to_string())));
+        let report = keep_first(&failure);
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                report(format!("the device is lost: {message}"));
+            }
+        });
+        Ok(GpuRuntime {
+            name: adapter.name.clone(),
+            target,
+            device,
+            queue,
+            limits,
+            failure,
+            states: HashMap::new(),
+            slots: Vec::new(),
+            temporaries: Vec::new(),
+            pipelines: HashMap::new(),
+            layouts: HashMap::new(),
+            programs: Vec::new(),
+            in_flight: VecDeque::new(),
+            results: BTreeMap::new(),
+            next_ticket: 0,
+        })
+    }
+
+    /// What the shader texts of this device depend on.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    fn error(&self, message: impl Into<String>) -> EngineError {
+        EngineError::Device { device: self.name.clone(), message: message.into() }
+    }
+
+    /// The error that wgpu reported since the last look, if any.
+    fn check(&self, doing: impl FnOnce() -> String) -> Result<(), EngineError> {
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(message) => Err(self.error(format!("{}: {message}", doing()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for a submission, or for all. Mapped buffers are back afterwards.
+    fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), EngineError> {
+        let poll = || self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
+        // wgpu panics when the device is lost while it waits.
+        match catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(Ok(_)) => self.check(|| "while running".into()),
+            Ok(Err(error)) => Err(self.error(error.to_string())),
+            Err(_) => Err(self.error("the device was lost while waiting for it")),
+        }
+    }
+
+    fn submit_encoder(&mut self, encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
+        self.queue.submit([encoder.finish()])
+    }
+
+    /// A buffer on the device, filled with `bytes` if there are any.
+    fn create_buffer(&self, label: &str, size: usize, bytes: &[u8]) -> Result<wgpu::Buffer, EngineError> {
+        let limit = self.limits.max_buffer_size.min(self.limits.max_storage_buffer_binding_size);
+        let padded = size.max(1).next_multiple_of(PADDING) as u64;
+        if padded > limit {
+            return Err(self.error(format!(
+                "{label} needs {size} bytes in one piece, this device holds at most {limit}: use a smaller batch or another device"
+            )));
+        }
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let is_filled = !bytes.is_empty();
+        let buffer =
+            self.device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size: padded, usage, mapped_at_creation: is_filled });
+        self.check(|| format!("allocating {size} bytes for {label}"))?;
+        if is_filled {
+            let mut view = buffer.slice(..).get_mapped_range_mut().map_err(|error| self.error(error.to_string()))?;
+            view.slice(..bytes.len()).copy_from_slice(bytes);
+            drop(view);
+            buffer.unmap();
+        }
+        Ok(buffer)
+    }
+
+    fn check_states(&self, plan: &Plan) -> Result<(), EngineError> {
+        for port in &plan.states {
+            match self.states.get(&port.name) {
+                Some(state) if state.ty == port.ty => {}
+                Some(state) => {
+                    return Err(EngineError::StateType { name: port.name.clone(), wanted: port.ty.clone(), found: state.ty.clone() });
+                }
+                None => return Err(EngineError::UnknownState { name: port.name.clone() }),
+            }
+        }
+        Ok(())
+    }
+
+    /// The buffer that a piece has now.
+    fn current(&self, source: &Source) -> Result<wgpu::Buffer, EngineError> {
+        match source {
+            Source::Own(buffer) => Ok(buffer.clone()),
+            Source::Slot(slot) => Ok(self.slots[*slot].clone()),
+            Source::State(name) => {
+                self.states.get(name).map(|state| state.buffer.clone()).ok_or_else(|| EngineError::UnknownState { name: name.clone() })
+            }
+        }
+    }
+
+    /// Makes `pool[index]` hold at least `bytes`.
+    fn reserve(&self, pool: &mut Vec<wgpu::Buffer>, index: usize, bytes: usize, label: &str) -> Result<(), EngineError> {
+        while pool.len() <= index {
+            pool.push(self.create_buffer(label, 0, &[])?);
+        }
+        if (pool[index].size() as usize) < bytes {
+            pool[index] = self.create_buffer(label, bytes, &[])?;
+        }
+        Ok(())
+    }
+
+    fn pipeline(
+        &mut self,
+        label: &str,
+        wgsl: &str,
+        bindings: &[Binding],
+    ) -> Result<(wgpu::ComputePipeline, wgpu::BindGroupLayout), EngineError> {
+        let access: Vec<bool> = bindings.iter().map(|binding| binding.is_written).collect();
+        let device = &self.device;
+        let (group_layout, layout) = self.layouts.entry(access).or_insert_with_key(|access| {
+            let entries: Vec<wgpu::BindGroupLayoutEntry> = access
+                .iter()
+                .enumerate()
+                .map(|(index, is_written)| wgpu::BindGroupLayoutEntry {
+                    binding: index as u32,
+                    visibility: wgpu::ShaderStages::COMPUTE,
+                    ty: wgpu::BindingType::Buffer {
+                        ty: wgpu::BufferBindingType::Storage { read_only: !is_written },
+                        has_dynamic_offset: false,
+                        min_binding_size: None,
+                    },
+                    count: None,
+                })
+                .collect();
+            let group_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
+            let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: None,
+                bind_group_layouts: &[Some(&group_layout)],
+                immediate_size: 0,
+            });
+            (group_layout, layout)
+        });
+        let group_layout = group_layout.clone();
+        if let Some(pipeline) = self.pipelines.get(wgsl) {
+            return Ok((pipeline.clone(), group_layout));
+        }
+        let module =
+            device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(wgsl.into()) });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(label),
+            layout: Some(layout),
+            module: &module,
+            entry_point: Some("main"),
+            // Every kernel writes workgroup memory before it reads it.
+            compilation_options: wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: false, ..Default::default() },
+            cache: None,
+        });
+        self.check(|| format!("compiling `{label}`"))?;
+        self.pipelines.insert(wgsl.to_owned(), pipeline.clone());
+        Ok((pipeline, group_layout))
+    }
+
+    /// Binds a program anew if memory that it shares has been replaced.
+    fn refresh(&mut self, index: usize) -> Result<(), EngineError> {
+        let program = &self.programs[index];
+        let current = program.sources.iter().map(|source| self.current(source)).collect::<Result<Vec<_>, _>>()?;
+        let temporaries = &self.temporaries[..program.bound_temporaries.len()];
+        if current == program.bound && temporaries == program.bound_temporaries {
+            return Ok(());
+        }
+        let temporaries = temporaries.to_vec();
+        let program = &mut self.programs[index];
+        for step in &mut program.steps {
+            if let Prepared::Dispatch { label, layout, bindings, group, .. } = step {
+                *group = bind_group(&self.device, label, layout, bindings, &current, &temporaries);
+            }
+        }
+        program.bound = current;
+        program.bound_temporaries = temporaries;
+        self.check(|| "binding memory".into())
+    }
+
+    /// Fetches the outputs of a pending run into host memory and frees its readback buffer.
+    fn collect(&mut self, outcome: Outcome) -> Result<Vec<Vec<u8>>, EngineError> {
+        match outcome {
+            Outcome::Ready(outputs) => Ok(outputs),
+            Outcome::Pending { program, readback, submission } => {
+                if !self.programs[program].readback_ring[readback].is_mapped() {
+                    self.wait(Some(submission))?;
+                }
+                let entry = &mut self.programs[program];
+                entry.readbacks_free.push(readback);
+                let (staging, downloads) = (&entry.readback_ring[readback], &entry.downloads);
+                let outputs =
+                    staging.read(|bytes| downloads.iter().map(|&(_, offset, size)| bytes[offset..offset + size].to_vec()).collect());
+                outputs.map_err(|message| self.error(message))
+            }
+        }
+    }
+
+    /// A readback buffer of a program that no run holds.
+    fn free_readback(&mut self, program: usize) -> Result<usize, EngineError> {
+        if self.programs[program].readbacks_free.is_empty() {
+            let oldest = self.results.iter().find_map(|(ticket, outcome)| match outcome {
+                Outcome::Pending { program: other, .. } if *other == program => Some(*ticket),
+                _ => None,
+            });
+            if let Some((ticket, outcome)) = oldest.and_then(|ticket| self.results.remove_entry(&ticket)) {
+                let outputs = self.collect(outcome)?;
+                self.results.insert(ticket, Outcome::Ready(outputs));
+            }
+        }
+        self.programs[program].readbacks_free.pop().ok_or_else(|| self.error("no readback buffer is free"))
+    }
+
+    fn run(&mut self, index: usize, inputs: &[&[u8]], scalars: &[u32]) -> Result<Outcome, EngineError> {
+        while self.in_flight.len() >= RUNS_IN_FLIGHT {
+            let oldest = self.in_flight.pop_front();
+            self.wait(oldest)?;
+        }
+        let has_outputs = !self.programs[index].downloads.is_empty();
+        let readback = if has_outputs { Some(self.free_readback(index)?) } else { None };
+        let mut encoder =
+            self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(&self.programs[index].plan.name) });
+        let program = &self.programs[index];
+        if !program.uploads.is_empty() {
+            let staging = &program.upload_ring[program.run_count % RUNS_IN_FLIGHT];
+            if !staging.is_mapped() {
+                self.wait(None)?;
+            }
+            let parts = inputs.iter().copied().chain([bytemuck::cast_slice(scalars)]);
+            let parts = program.uploads.iter().zip(parts).map(|(&(_, offset, _), bytes)| (offset, bytes));
+            staging.write(parts).map_err(|message| self.error(format!("upload: {message}")))?;
+            for &(piece, offset, bytes) in &program.uploads {
+                let words = bytes.next_multiple_of(4) as u64;
+                if words > 0 {
+                    encoder.copy_buffer_to_buffer(&staging.buffer, offset as u64, &program.bound[piece], 0, Some(words));
+                }
+            }
+            staging.map_after(&encoder);
+        }
+        program.encode(&mut encoder);
+        if let Some(readback) = readback {
+            let staging = &program.readback_ring[readback];
+            for &(piece, offset, bytes) in &program.downloads {
+                let words = bytes.next_multiple_of(4) as u64;
+                if words > 0 {
+                    encoder.copy_buffer_to_buffer(&program.bound[piece], 0, &staging.buffer, offset as u64, Some(words));
+                }
+            }
+            staging.map_after(&encoder);
+        }
+        let submission = self.submit_encoder(encoder);
+        self.in_flight.push_back(submission.clone());
+        self.programs[index].run_count += 1;
+        self.check(|| format!("submitting `{}`", self.programs[index].plan.name))?;
+        Ok(match readback {
+            Some(readback) => Outcome::Pending { program: index, readback, submission },
+            None => Outcome::Ready(Vec::new()),
+        })
+    }
+}
+
+impl Program {
+    /// All steps: dispatches that follow each other share a pass.
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+        let mut steps = self.steps.iter().peekable();
+        while let Some(step) = steps.peek() {
+            if let Prepared::Copy { from, to, bytes } = step {
+                encoder.copy_buffer_to_buffer(self.memory(*from), 0, self.memory(*to), 0, Some(*bytes as u64));
+                steps.next();
+                continue;
+            }
+            let mut pass =
+                encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(&self.plan.name), timestamp_writes: None });
+            while let Some(Prepared::Dispatch { pipeline, group, grid, .. }) = steps.peek() {
+                pass.set_pipeline(pipeline);
+                pass.set_bind_group(0, group, &[]);
+                pass.dispatch_workgroups(grid[0], grid[1], 1);
+                steps.next();
+            }
+        }
+    }
+
+    fn memory(&self, memory: Memory) -> &wgpu::Buffer {
+        match memory {
+            Memory::Piece(piece) => &self.bound[piece],
+            Memory::Temporary(index) => &self.bound_temporaries[index],
+        }
+    }
+}
+
+impl Runtime for GpuRuntime {
+    fn write_state(&mut self, name: &str, ty: &TensorType, bytes: &[u8]) -> Result<(), EngineError> {
+        if bytes.len() != ty.byte_count() {
+            return Err(EngineError::Size { name: name.into(), ty: ty.clone(), found: bytes.len() });
+        }
+        let known = self.states.get_mut(name).filter(|state| state.ty.byte_count() == bytes.len());
+        if let Some(state) = known {
+            // In the order of submissions: runs before this call see the old values.
+            state.ty = ty.clone();
+            if !bytes.is_empty() {
+                let staging = Staging::upload(&self.device, bytes.len());
+                staging.write([(0, bytes)].into_iter()).map_err(|message| self.error(message))?;
+                let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(name) });
+                let words = bytes.len().next_multiple_of(4) as u64;
+                encoder.copy_buffer_to_buffer(&staging.buffer, 0, &self.states[name].buffer, 0, Some(words));
+                self.submit_encoder(encoder);
+            }
+            return self.check(|| format!("writing `{name}`"));
+        }
+        let buffer = self.create_buffer(&format!("the state tensor `{name}` ({ty})"), bytes.len(), bytes)?;
+        self.states.insert(name.into(), State { ty: ty.clone(), buffer });
+        Ok(())
+    }
+
+    fn read_state(&mut self, name: &str) -> Result<Vec<u8>, EngineError> {
+        let state = self.states.get(name).ok_or_else(|| EngineError::UnknownState { name: name.into() })?;
+        let bytes = state.ty.byte_count();
+        let staging = Staging::readback(&self.device, bytes);
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(name) });
+        if bytes > 0 {
+            encoder.copy_buffer_to_buffer(&state.buffer, 0, &staging.buffer, 0, Some(bytes.next_multiple_of(4) as u64));
+        }
+        staging.map_after(&encoder);
+        let submission = self.submit_encoder(encoder);
+        self.wait(Some(submission))?;
+        staging.read(|all| all[..bytes].to_vec()).map_err(|message| self.error(message))
+    }
+
+    fn remove_state(&mut self, name: &str) {
+        self.states.remove(name);
+    }
+
+    fn load(&mut self, plan: Arc<Plan>) -> Result<ProgramId, EngineError> {
+        self.check_states(&plan)?;
+        let Launches { steps, temporaries } = launches(&plan, &self.target).map_err(|message| self.error(message))?;
+        let (piece_of, piece_bytes) = pieces(&plan);
+        let mut slots = std::mem::take(&mut self.slots);
+        let mut temporary_pool = std::mem::take(&mut self.temporaries);
+        let reserved = self.reserve_all(&plan, &piece_of, &piece_bytes, &temporaries, &mut slots, &mut temporary_pool);
+        (self.slots, self.temporaries) = (slots, temporary_pool);
+        let sources = reserved?;
+        let bound = sources.iter().map(|source| self.current(source)).collect::<Result<Vec<_>, _>>()?;
+        let bound_temporaries = self.temporaries[..temporaries.len()].to_vec();
+        let mut prepared = Vec::with_capacity(steps.len());
+        for step in steps {
+            prepared.push(match step {
+                Step::Copy { from, to, bytes } => Prepared::Copy { from, to, bytes },
+                Step::Launch { label, wgsl, bindings, grid } => {
+                    let (pipeline, layout) = self.pipeline(&label, &wgsl, &bindings)?;
+                    let group = bind_group(&self.device, &label, &layout, &bindings, &bound, &bound_temporaries);
+                    self.check(|| format!("binding memory of `{label}`"))?;
+                    Prepared::Dispatch { label, pipeline, layout, bindings, group, grid }
+                }
+            });
+        }
+        let mut uploads: Vec<(usize, usize, usize)> = Vec::new();
+        let mut upload_bytes = 0;
+        let scalars = plan.buffers.iter().position(|buffer| buffer.kind == BufferKind::Scalars);
+        let inputs = plan.inputs.iter().map(|port| (port.buffer.index(), port.ty.byte_count()));
+        // The scalars come last in any case: `run` zips the parts with the inputs.
+        for (buffer, bytes) in inputs.chain(scalars.map(|buffer| (buffer, 4 * plan.scalars.len()))) {
+            uploads.push((piece_of[buffer], upload_bytes, bytes));
+            upload_bytes += bytes.next_multiple_of(4);
+        }
+        let mut downloads = Vec::new();
+        let mut download_bytes = 0;
+        for port in &plan.outputs {
+            downloads.push((piece_of[port.buffer.index()], download_bytes, port.ty.byte_count()));
+            download_bytes += port.ty.byte_count().next_multiple_of(4);
+        }
+        let ring = |count: usize, is_used: bool, make: &dyn Fn() -> Staging| {
+            (0..if is_used { count } else { 0 }).map(|_| make()).collect::<Vec<_>>()
+        };
+        let upload_ring = ring(RUNS_IN_FLIGHT, !uploads.is_empty(), &|| Staging::upload(&self.device, upload_bytes));
+        let readback_ring = ring(RUNS_IN_FLIGHT + 1, !downloads.is_empty(), &|| Staging::readback(&self.device, download_bytes));
+        self.check(|| format!("allocating {upload_bytes} bytes for inputs and {download_bytes} bytes for outputs"))?;
+        let readbacks_free = (0..readback_ring.len()).collect();
+        self.programs.push(Program {
+            plan,
+            sources,
+            bound,
+            bound_temporaries,
+            steps: prepared,
+            uploads,
+            downloads,
+            upload_ring,
+            readback_ring,
+            readbacks_free,
+            run_count: 0,
+        });
+        Ok(ProgramId(self.programs.len() - 1))
+    }
+
+    fn submit(&mut self, program: ProgramId, inputs: &[&[u8]], scalars: &[u32]) -> Result<Ticket, EngineError> {
+        let plan = self.programs[program.0].plan.clone();
+        self.check_states(&plan)?;
+        for (port, bytes) in plan.inputs.iter().zip(inputs) {
+            if bytes.len() != port.ty.byte_count() {
+                return Err(EngineError::Size { name: port.name.clone(), ty: port.ty.clone(), found: bytes.len() });
+            }
+        }
+        assert!(
+            inputs.len() == plan.inputs.len() && scalars.len() == plan.scalars.len(),
+            "the session gives all inputs and scalars of the plan"
+        );
+        self.refresh(program.0)?;
+        let outcome = self.run(program.0, inputs, scalars)?;
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        if self.results.len() == RESULTS_KEPT
+            && let Some((_, oldest)) = self.results.pop_first()
+        {
+            self.collect(oldest)?;
+        }
+        self.results.insert(ticket, outcome);
+        Ok(Ticket(ticket))
+    }
+
+    fn outputs(&mut self, ticket: Ticket) -> Result<Vec<Vec<u8>>, EngineError> {
+        let Some(outcome) = self.results.remove(&ticket.0) else {
+            return Err(self
+                .error(format!("the outputs of run {} are gone: the last {RESULTS_KEPT} runs are kept, each until it is read", ticket.0)));
+        };
+        self.collect(outcome)
+    }
+
+    fn finish(&mut self) -> Result<(), EngineError> {
+        self.in_flight.clear();
+        self.wait(None)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let states = self.states.values().map(|state| &state.buffer);
+        let own = self.programs.iter().flat_map(|program| {
+            let sources = program.sources.iter().filter_map(|source| match source {
+                Source::Own(buffer) => Some(buffer),
+                _ => None,
+            });
+            sources.chain(program.upload_ring.iter().chain(&program.readback_ring).map(|staging| &staging.buffer))
+        });
+        states.chain(own).chain(&self.slots).chain(&self.temporaries).map(|buffer| buffer.size() as usize).sum()
+    }
+}
+
+impl GpuRuntime {
+    /// Memory for every piece and temporary of a plan.
+    fn reserve_all(
+        &self,
+        plan: &Plan,
+        piece_of: &[usize],
+        piece_bytes: &[usize],
+        temporaries: &[usize],
+        slots: &mut Vec<wgpu::Buffer>,
+        temporary_pool: &mut Vec<wgpu::Buffer>,
+    ) -> Result<Vec<Source>, EngineError> {
+        for (index, &bytes) in temporaries.iter().enumerate() {
+            self.reserve(temporary_pool, index, bytes, "partial results")?;
+        }
+        let mut sources: Vec<Option<Source>> = piece_bytes.iter().map(|_| None).collect();
+        for (index, buffer) in plan.buffers.iter().enumerate() {
+            let piece = piece_of[index];
+            let bytes = piece_bytes[piece];
+            sources[piece] = Some(match &buffer.kind {
+                BufferKind::Scratch { .. } if buffer.elements == 0 => Source::Own(self.create_buffer("nothing", 0, &[])?),
+                BufferKind::Scratch { slot } => {
+                    self.reserve(slots, *slot, bytes, &described(plan, index))?;
+                    Source::Slot(*slot)
+                }
+                BufferKind::State(name) => Source::State(name.clone()),
+                BufferKind::Constant(literal) => Source::Own(self.create_buffer("a constant", bytes, &literal_bytes(literal))?),
+                BufferKind::Input(_) | BufferKind::Output(_) | BufferKind::Scalars => {
+                    Source::Own(self.create_buffer(&described(plan, index), bytes, &[])?)
+                }
+            });
+        }
+        Ok(sources.into_iter().map(|source| source.expect("every piece has a buffer")).collect())
+    }
+}
+
+fn bind_group(
+    device: &wgpu::Device,
+    label: &str,
+    layout: &wgpu::BindGroupLayout,
+    bindings: &[Binding],
+    pieces: &[wgpu::Buffer],
+    temporaries: &[wgpu::Buffer],
+) -> wgpu::BindGroup {
+    let entries: Vec<wgpu::BindGroupEntry> = bindings
+        .iter()
+        .enumerate()
+        .map(|(index, binding)| {
+            let buffer = match binding.memory {
+                Memory::Piece(piece) => &pieces[piece],
+                Memory::Temporary(temporary) => &temporaries[temporary],
+            };
+            wgpu::BindGroupEntry { binding: index as u32, resource: buffer.as_entire_binding() }
+        })
+        .collect();
+    device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries })
+}
+
+/// A buffer of a plan, for messages: by its name, or by the kernel that writes it.
+fn described(plan: &Plan, index: usize) -> String {
+    let buffer: &Buffer = &plan.buffers[index];
+    let of_port = |ports: &[crate::kernel::Port], position: usize| {
+        ports.get(position).map(|port| format!("`{}` ({})", port.name, port.ty)).unwrap_or_default()
+    };
+    match &buffer.kind {
+        BufferKind::Input(position) => format!("the input {}", of_port(&plan.inputs, *position)),
+        BufferKind::Output(position) => format!("the output {}", of_port(&plan.outputs, *position)),
+        BufferKind::State(name) => format!("the state tensor `{name}`"),
+        BufferKind::Scalars => "the runtime scalars".into(),
+        BufferKind::Constant(_) => "a constant".into(),
+        BufferKind::Scratch { .. } => {
+            let writer = plan.kernels.iter().find(|kernel| kernel.op.writes().iter().any(|written| written.index() == index));
+            let at = writer.map(|kernel| if kernel.location.is_empty() { String::new() } else { format!(" ({})", kernel.location) });
+            let label = writer.map(|kernel| kernel.label.as_str()).unwrap_or("nobody");
+            format!(
+                "the result of `{label}`{} ({} {} elements, {} bytes)",
+                at.unwrap_or_default(),
+                buffer.elements,
+                buffer.dtype,
+                buffer_bytes(buffer)
+            )
+        }
+    }
+}
+
+/// A constant as the device holds it.
+fn literal_bytes(literal: &Literal) -> Vec<u8> {
+    let values = (0..literal.ty.element_count()).map(|index| literal.value(index));
+    match literal.ty.dtype {
+        DType::F32 => values.flat_map(|value| (value as f32).to_le_bytes()).collect(),
+        DType::I32 => values.flat_map(|value| (value as i32).to_le_bytes()).collect(),
+        DType::U32 => values.flat_map(|value| (value as u32).to_le_bytes()).collect(),
+        DType::Bool => values.flat_map(|value| u32::from(value != 0.0).to_le_bytes()).collect(),
+        DType::U8 => values.map(|value| value as u8).collect(),
+    }
+}

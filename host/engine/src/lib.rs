@@ -1,0 +1,25 @@
+//! The engine: graph in, arrays out. No files, no plugins, no UI.
+//!
+//! `verify -> grad -> lower -> simplify -> fuse -> plan -> device`: functions from value to value. [`compile`] runs the passes, `kernel.rs` says what a
+//! plan is, [`Session`] holds state and runs programs, `reference.rs` is the f64 oracle.
+
+mod compile;
+pub mod cpu;
+pub mod device;
+mod error;
+mod fuse;
+pub mod gpu;
+pub mod grad;
+pub mod init;
+pub mod kernel;
+pub mod lower;
+mod plan;
+pub mod random;
+pub mod reference;
+mod session;
+pub mod simplify;
+
+pub use compile::{CompileOptions, Stages, compile};
+pub use error::EngineError;
+pub use kernel::Plan;
+pub use session::{ProgramId, Runtime, Session, Ticket};

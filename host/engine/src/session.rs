@@ -1,0 +1,150 @@
+//! A session: one device, one table of named state tensors, and the programs that read and write it.
+
+use crate::{EngineError, Plan};
+use solstice_ir::TensorType;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A program loaded into a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProgramId(pub usize);
+
+/// A submitted run whose outputs can be fetched once.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(pub u64);
+
+/// What a device must offer. `bytes` are little-endian, dense, row-major, `TensorType::byte_count` long; a bool is a 32-bit word.
+///
+/// Runs execute in the order of submission; a state read waits for every run before it.
+pub trait Runtime: Send {
+    /// Makes or replaces a state tensor. Programs that are already loaded see the new values; a change of size needs them loaded anew.
+    fn write_state(&mut self, name: &str, ty: &TensorType, bytes: &[u8]) -> Result<(), EngineError>;
+    /// Copies a state tensor out. Waits for the device.
+    fn read_state(&mut self, name: &str) -> Result<Vec<u8>, EngineError>;
+    /// Forgets a state tensor.
+    fn remove_state(&mut self, name: &str);
+    /// Compiles a plan; every state tensor that it names must be there with the same type.
+    fn load(&mut self, plan: Arc<Plan>) -> Result<ProgramId, EngineError>;
+    /// Starts one run. `inputs` in the order of `plan.inputs`, `scalars` as bits in the order of `plan.scalars`. May return before the work is done.
+    fn submit(&mut self, program: ProgramId, inputs: &[&[u8]], scalars: &[u32]) -> Result<Ticket, EngineError>;
+    /// Outputs of a run, in the order of `plan.outputs`. Waits for the device.
+    fn outputs(&mut self, ticket: Ticket) -> Result<Vec<Vec<u8>>, EngineError>;
+    /// Waits until everything submitted is done.
+    fn finish(&mut self) -> Result<(), EngineError>;
+    /// Bytes of device memory in use: state, scratch, staging.
+    fn memory_bytes(&self) -> usize;
+}
+
+/// One device, its state table and its programs.
+pub struct Session {
+    runtime: Box<dyn Runtime>,
+    states: BTreeMap<String, TensorType>,
+    plans: Vec<Arc<Plan>>,
+}
+
+impl Session {
+    /// A session on an opened device.
+    pub fn new(runtime: Box<dyn Runtime>) -> Session {
+        Session { runtime, states: BTreeMap::new(), plans: Vec::new() }
+    }
+
+    /// Makes or replaces the state tensor `name`.
+    ///
+    /// Errors: `EngineError::Size` when `bytes` does not fill `ty`.
+    pub fn write_state(&mut self, name: &str, ty: &TensorType, bytes: &[u8]) -> Result<(), EngineError> {
+        if bytes.len() != ty.byte_count() {
+            return Err(EngineError::Size { name: name.into(), ty: ty.clone(), found: bytes.len() });
+        }
+        self.runtime.write_state(name, ty, bytes)?;
+        self.states.insert(name.into(), ty.clone());
+        Ok(())
+    }
+
+    /// Copies the state tensor `name` out. Waits for the device.
+    pub fn read_state(&mut self, name: &str) -> Result<Vec<u8>, EngineError> {
+        if !self.states.contains_key(name) {
+            return Err(EngineError::UnknownState { name: name.into() });
+        }
+        self.runtime.read_state(name)
+    }
+
+    /// Forgets the state tensor `name`.
+    pub fn remove_state(&mut self, name: &str) {
+        self.states.remove(name);
+        self.runtime.remove_state(name);
+    }
+
+    /// Names and types of all state tensors.
+    pub fn states(&self) -> &BTreeMap<String, TensorType> {
+        &self.states
+    }
+
+    /// Loads a plan after checking that its state is there.
+    pub fn load(&mut self, plan: Plan) -> Result<ProgramId, EngineError> {
+        for port in &plan.states {
+            match self.states.get(&port.name) {
+                None => return Err(EngineError::UnknownState { name: port.name.clone() }),
+                Some(ty) if *ty != port.ty => {
+                    return Err(EngineError::StateType { name: port.name.clone(), wanted: port.ty.clone(), found: ty.clone() });
+                }
+                Some(_) => {}
+            }
+        }
+        let plan = Arc::new(plan);
+        let program = self.runtime.load(plan.clone())?;
+        debug_assert_eq!(program.0, self.plans.len());
+        self.plans.push(plan);
+        Ok(program)
+    }
+
+    /// The plan of a loaded program.
+    pub fn plan(&self, program: ProgramId) -> &Plan {
+        &self.plans[program.0]
+    }
+
+    /// Starts one run. Inputs and scalars are given by name, in any order; scalars as bits of their type.
+    ///
+    /// Errors: `EngineError::MissingInput` for one that the plan wants and the caller does not give; surplus ones are ignored.
+    pub fn submit(&mut self, program: ProgramId, inputs: &[(&str, &[u8])], scalars: &[(&str, u32)]) -> Result<Ticket, EngineError> {
+        let plan = &self.plans[program.0];
+        let mut ordered = Vec::with_capacity(plan.inputs.len());
+        for port in &plan.inputs {
+            let Some((_, bytes)) = inputs.iter().find(|(name, _)| *name == port.name) else {
+                return Err(EngineError::MissingInput { name: port.name.clone() });
+            };
+            if bytes.len() != port.ty.byte_count() {
+                return Err(EngineError::Size { name: port.name.clone(), ty: port.ty.clone(), found: bytes.len() });
+            }
+            ordered.push(*bytes);
+        }
+        let mut words = Vec::with_capacity(plan.scalars.len());
+        for port in &plan.scalars {
+            let Some((_, bits)) = scalars.iter().find(|(name, _)| *name == port.name) else {
+                return Err(EngineError::MissingInput { name: port.name.clone() });
+            };
+            words.push(*bits);
+        }
+        self.runtime.submit(program, &ordered, &words)
+    }
+
+    /// Outputs of a run, in the order of the plan's outputs. Waits for the device.
+    pub fn outputs(&mut self, ticket: Ticket) -> Result<Vec<Vec<u8>>, EngineError> {
+        self.runtime.outputs(ticket)
+    }
+
+    /// Submits one run and returns its outputs.
+    pub fn run(&mut self, program: ProgramId, inputs: &[(&str, &[u8])], scalars: &[(&str, u32)]) -> Result<Vec<Vec<u8>>, EngineError> {
+        let ticket = self.submit(program, inputs, scalars)?;
+        self.outputs(ticket)
+    }
+
+    /// Waits until everything submitted is done.
+    pub fn finish(&mut self) -> Result<(), EngineError> {
+        self.runtime.finish()
+    }
+
+    /// Bytes of device memory in use.
+    pub fn memory_bytes(&self) -> usize {
+        self.runtime.memory_bytes()
+    }
+}
