@@ -1,0 +1,242 @@
+//! From a data set's plugin to batches: order, ragged batches, loader threads, resident tables.
+//!
+//! The position in the data is (seed, epoch, index) and nothing else: the order is a permutation drawn from (seed, epoch), so it does not depend on
+//! the number of loader threads, and a run can go on from any step.
+
+use crate::loader::DatasetHandle;
+use anyhow::{Context, Result, bail};
+use crossbeam_channel::{Receiver, bounded};
+use rayon::prelude::*;
+use solstice_engine::random::threefry2x32;
+use solstice_plugin_abi::wire::{DatasetSpec, Field};
+use std::sync::Arc;
+
+/// Largest data set that is kept on the device, in bytes of one split.
+pub const RESIDENT_BYTES_MAX: u64 = 512 << 20;
+
+/// One split of an opened data set.
+#[derive(Clone)]
+pub struct SplitData {
+    /// The plugin's side.
+    pub dataset: Arc<DatasetHandle>,
+    /// `train`, `test`, `val`.
+    pub split: String,
+    /// Samples; at least 1.
+    pub len: u64,
+    /// Tensors of a sample.
+    pub fields: Vec<Field>,
+}
+
+impl SplitData {
+    /// The split `split`, which must have samples.
+    pub fn new(dataset: Arc<DatasetHandle>, spec: &DatasetSpec, split: &str) -> Result<SplitData> {
+        let names = || spec.splits.iter().map(|split| split.name.as_str()).collect::<Vec<_>>().join(", ");
+        let Some(found) = spec.splits.iter().find(|candidate| candidate.name == split) else {
+            bail!("the data set has no split `{split}`; it has {}", names());
+        };
+        if found.len == 0 {
+            bail!("the split `{split}` of the data set is empty");
+        }
+        Ok(SplitData { dataset, split: split.into(), len: found.len, fields: spec.fields.clone() })
+    }
+
+    /// Bytes of the whole split.
+    pub fn bytes(&self) -> u64 {
+        self.fields.iter().map(|field| field.sample_bytes() as u64 * self.len).sum()
+    }
+
+    /// Steps of one pass with batches of `batch_size`, the ragged last one included.
+    pub fn steps(&self, batch_size: usize) -> u64 {
+        self.len.div_ceil(batch_size as u64)
+    }
+
+    /// Samples `indices`, one buffer a field; slots past them up to `batch_size` are zero.
+    pub fn fill(&self, epoch: u64, indices: &[u64], batch_size: usize) -> Result<Vec<Vec<u8>>> {
+        let mut buffers: Vec<Vec<u8>> = self.fields.iter().map(|field| vec![0; field.sample_bytes() * batch_size]).collect();
+        let mut slots: Vec<&mut [u8]> =
+            buffers.iter_mut().zip(&self.fields).map(|(buffer, field)| &mut buffer[..field.sample_bytes() * indices.len()]).collect();
+        self.dataset.fill(&self.split, epoch, indices, &mut slots)?;
+        Ok(buffers)
+    }
+
+    /// The whole split, one table a field, filled by all threads.
+    pub fn table(&self) -> Result<Vec<Vec<u8>>> {
+        const CHUNK: u64 = 1024;
+        let chunks: Vec<Vec<Vec<u8>>> = (0..self.len.div_ceil(CHUNK))
+            .into_par_iter()
+            .map(|chunk| {
+                let indices: Vec<u64> = (chunk * CHUNK..((chunk + 1) * CHUNK).min(self.len)).collect();
+                self.fill(0, &indices, indices.len())
+            })
+            .collect::<Result<_>>()
+            .with_context(|| format!("while reading the split `{}`", self.split))?;
+        let mut tables: Vec<Vec<u8>> =
+            self.fields.iter().map(|field| Vec::with_capacity(field.sample_bytes() * self.len as usize)).collect();
+        for chunk in chunks {
+            for (table, part) in tables.iter_mut().zip(chunk) {
+                table.extend(part);
+            }
+        }
+        Ok(tables)
+    }
+}
+
+/// The samples of one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// Sample numbers; fewer than the batch size in a ragged last batch.
+    pub indices: Vec<u64>,
+}
+
+/// Which samples each step sees.
+#[derive(Clone, Debug)]
+pub struct Order {
+    len: u64,
+    batch_size: usize,
+    seed: Option<u32>,
+    epoch: Option<(u64, Arc<[u64]>)>,
+}
+
+impl Order {
+    /// A new permutation of `len` samples every epoch.
+    pub fn shuffled(len: u64, batch_size: usize, seed: u32) -> Order {
+        Order { len, batch_size, seed: Some(seed), epoch: None }
+    }
+
+    /// File order, for evaluation.
+    pub fn sequential(len: u64, batch_size: usize) -> Order {
+        Order { len, batch_size, seed: None, epoch: None }
+    }
+
+    /// The samples of step `step` (from 0).
+    pub fn batch(&mut self, step: u64) -> Batch {
+        let steps = self.len.div_ceil(self.batch_size as u64);
+        let (epoch, position) = (step / steps, step % steps);
+        let start = position * self.batch_size as u64;
+        let end = (start + self.batch_size as u64).min(self.len);
+        let Some(seed) = self.seed else {
+            return Batch { epoch, indices: (start..end).collect() };
+        };
+        if self.epoch.as_ref().is_none_or(|(cached, _)| *cached != epoch) {
+            self.epoch = Some((epoch, permutation(seed, epoch, self.len).into()));
+        }
+        let (_, order) = self.epoch.as_ref().expect("filled above");
+        Batch { epoch, indices: order[start as usize..end as usize].to_vec() }
+    }
+}
+
+/// Fisher-Yates over `0..len` with threefry draws of (seed, epoch): the same on every machine.
+pub fn permutation(seed: u32, epoch: u64, len: u64) -> Vec<u64> {
+    // Key word 2 marks the purpose, so that the order shares no draws with dropout or initial weights.
+    const ORDER_STREAM: u32 = 0x6f72_6465;
+    let key = [seed ^ (epoch >> 32) as u32, ORDER_STREAM];
+    let mut order: Vec<u64> = (0..len).collect();
+    for index in (1..len).rev() {
+        let [low, high] = threefry2x32(key, [epoch as u32, index as u32]);
+        let draw = u64::from(high) << 32 | u64::from(low);
+        // Multiply-shift maps 64 random bits to 0..=index with a bias below 2^-32 for any set that fits in memory.
+        let other = ((u128::from(draw) * u128::from(index + 1)) >> 64) as usize;
+        order.swap(index as usize, other);
+    }
+    order
+}
+
+/// A filled batch.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Which samples.
+    pub batch: Batch,
+    /// One buffer a field, `batch_size` slots each.
+    pub fields: Vec<Vec<u8>>,
+}
+
+/// Batches in step order, filled ahead by several threads.
+///
+/// Thread `j` of `n` fills steps `j, j + n, ..` into its own queue, and the consumer takes them in turn: the order of batches cannot depend on timing.
+pub struct Prefetch {
+    queues: Vec<Receiver<Result<Loaded>>>,
+    next: u64,
+    first: u64,
+}
+
+impl Prefetch {
+    /// Batches of the steps from `first` on.
+    pub fn start(data: &SplitData, order: &Order, batch_size: usize, first: u64, threads: usize) -> Prefetch {
+        let queues = (0..threads as u64)
+            .map(|thread| {
+                let (sender, receiver) = bounded(2);
+                let (data, mut order) = (data.clone(), order.clone());
+                std::thread::Builder::new()
+                    .name(format!("loader-{thread}"))
+                    .spawn(move || {
+                        let mut step = first + thread;
+                        loop {
+                            let batch = order.batch(step);
+                            let filled = data.fill(batch.epoch, &batch.indices, batch_size).map(|fields| Loaded { batch, fields });
+                            let failed = filled.is_err();
+                            // The receiver is gone when the run is over.
+                            if sender.send(filled).is_err() || failed {
+                                return;
+                            }
+                            step += threads as u64;
+                        }
+                    })
+                    .expect("the system can start a thread");
+                receiver
+            })
+            .collect();
+        Prefetch { queues, next: first, first }
+    }
+
+    /// The batch of the next step.
+    pub fn next(&mut self) -> Result<Loaded> {
+        let queue = &self.queues[((self.next - self.first) % self.queues.len() as u64) as usize];
+        self.next += 1;
+        queue.recv().context("a loader thread ended early")?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_epoch_sees_every_sample_once_and_in_another_order() {
+        let mut order = Order::shuffled(103, 10, 7);
+        let mut epochs = vec![];
+        for epoch in 0..3 {
+            let batches: Vec<Batch> = (0..11).map(|step| order.batch(epoch * 11 + step)).collect();
+            assert!(batches.iter().all(|batch| batch.epoch == epoch));
+            assert_eq!(batches[10].indices.len(), 3);
+            let seen: Vec<u64> = batches.into_iter().flat_map(|batch| batch.indices).collect();
+            let mut sorted = seen.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..103).collect::<Vec<_>>());
+            epochs.push(seen);
+        }
+        assert_ne!(epochs[0], epochs[1]);
+        assert_ne!(epochs[1], epochs[2]);
+    }
+
+    #[test]
+    fn a_step_can_be_reached_without_the_ones_before() {
+        let batches = |steps: &[u64]| -> Vec<Batch> {
+            let mut order = Order::shuffled(50, 8, 3);
+            steps.iter().map(|&step| order.batch(step)).collect()
+        };
+        assert_eq!(batches(&[0, 1, 2, 9, 20])[4], batches(&[20])[0]);
+    }
+
+    #[test]
+    fn shuffling_is_even() {
+        // 4 samples, 2400 epochs: each of the 24 orders about 100 times (sd 9.8); 6 sd allowed.
+        let mut counts = std::collections::BTreeMap::new();
+        for epoch in 0..2400 {
+            *counts.entry(permutation(11, epoch, 4)).or_insert(0) += 1;
+        }
+        assert_eq!(counts.len(), 24);
+        assert!(counts.values().all(|&count: &i32| (count - 100).abs() < 60), "{counts:?}");
+    }
+}

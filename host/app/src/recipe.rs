@@ -1,0 +1,516 @@
+//! A recipe: which components make a run, with which settings. Read from RON, changed by `--set`, resolved against the plugins.
+//!
+//! A component is written as a call, `mlp(hidden: [128])`; dashes in its id are written as underscores. Its settings stay raw text until the plugin
+//! that owns them has parsed them, so errors name the plugin's own fields.
+
+use crate::span::Span;
+use ron::value::RawValue;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A recipe as it stands in a file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename = "Recipe")]
+pub struct RecipeFile {
+    /// Name of the runs; the file's stem by default.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Metric bands that a full run should end in: name to (low, high).
+    #[serde(default)]
+    pub expect: BTreeMap<String, (f64, f64)>,
+    /// Training strategy.
+    pub experiment: Box<RawValue>,
+    /// Network.
+    pub model: Box<RawValue>,
+    /// Data set.
+    pub dataset: Box<RawValue>,
+    /// Update rule.
+    pub optimizer: Box<RawValue>,
+    /// Learning-rate schedule; constant by default.
+    #[serde(default = "constant")]
+    pub schedule: Box<RawValue>,
+    /// Metrics beside the loss.
+    #[serde(default)]
+    pub metrics: Vec<Box<RawValue>>,
+    /// The loop's settings.
+    pub trainer: Box<RawValue>,
+}
+
+/// Settings of the training loop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename = "Trainer")]
+pub struct Trainer {
+    /// How long to train.
+    pub budget: Span,
+    /// Samples in a step.
+    #[serde(default = "batch_size")]
+    pub batch_size: usize,
+    /// Seed of weights, order and dropout.
+    #[serde(default)]
+    pub seed: u64,
+    /// Splits to evaluate; all but `train` by default.
+    #[serde(default)]
+    pub evaluate: Option<Vec<String>>,
+    /// When to evaluate; always at the end.
+    #[serde(default = "one_epoch")]
+    pub evaluate_every: Span,
+    /// When to report the training metrics; always at the end.
+    #[serde(default = "ten_steps")]
+    pub log_every: Span,
+    /// When to save; always at the end.
+    #[serde(default = "one_epoch")]
+    pub checkpoint_every: Span,
+    /// Threads that fill batches of sets that are not resident on the device.
+    #[serde(default = "two")]
+    pub loader_threads: usize,
+    /// Keep small data sets on the device.
+    #[serde(default = "yes")]
+    pub resident: bool,
+    /// Also report the norms of gradients, weights and updates.
+    #[serde(default = "yes")]
+    pub norms: bool,
+}
+
+fn constant() -> Box<RawValue> {
+    RawValue::from_ron("constant()").expect("this is RON").to_owned()
+}
+fn batch_size() -> usize {
+    64
+}
+fn one_epoch() -> Span {
+    Span { amount: 1.0, unit: crate::span::Unit::Epochs }
+}
+fn ten_steps() -> Span {
+    Span { amount: 10.0, unit: crate::span::Unit::Steps }
+}
+fn two() -> usize {
+    2
+}
+fn yes() -> bool {
+    true
+}
+
+/// A component's id and the text of its settings: RON `(hidden: 64)`, JSON `{"hidden": 64}`, or empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentText {
+    /// Kebab-case id.
+    pub id: String,
+    /// Settings.
+    pub config: String,
+}
+
+/// A recipe whose components are named but not yet checked by their plugins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// Name of the runs.
+    pub name: String,
+    /// Expected metric bands.
+    pub expect: BTreeMap<String, (f64, f64)>,
+    /// By slot: `experiment`, `model`, `dataset`, `optimizer`, `schedule`.
+    pub components: BTreeMap<String, ComponentText>,
+    /// Metrics in order.
+    pub metrics: Vec<ComponentText>,
+    /// The loop.
+    pub trainer: Trainer,
+    /// `--set` of component fields: slot path below the component, raw value. Applied on the plugin's canonical JSON.
+    pub overrides: Vec<Override>,
+}
+
+/// One `--set slot.path=value` for a component field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// `model`, `metrics.0`.
+    pub slot: String,
+    /// Field path below the component.
+    pub path: Vec<String>,
+    /// Text of the value.
+    pub value: String,
+}
+
+/// Slots of a recipe that hold one component.
+pub const SLOTS: [&str; 5] = ["experiment", "model", "dataset", "optimizer", "schedule"];
+
+/// A mistake in a recipe or in `--set`; the message is the whole sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RecipeError(pub String);
+
+impl Recipe {
+    /// Reads a recipe file.
+    pub fn from_file(path: &Path) -> Result<Recipe, RecipeError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| RecipeError(format!("cannot read the recipe {}: {error}", path.display())))?;
+        let stem = path.file_stem().map_or("run".into(), |stem| stem.to_string_lossy().into_owned());
+        Recipe::from_text(&text, &stem, &path.display().to_string())
+    }
+
+    /// Parses a recipe. `place` names the file in errors.
+    pub fn from_text(text: &str, default_name: &str, place: &str) -> Result<Recipe, RecipeError> {
+        let file: RecipeFile = options().from_str(text).map_err(|error| spanned(place, &error))?;
+        let mut components = BTreeMap::new();
+        let slots = [&file.experiment, &file.model, &file.dataset, &file.optimizer, &file.schedule];
+        for (slot, raw) in SLOTS.iter().zip(slots) {
+            components.insert((*slot).to_owned(), component(raw.get_ron(), slot, place)?);
+        }
+        let metrics = file
+            .metrics
+            .iter()
+            .enumerate()
+            .map(|(index, raw)| component(raw.get_ron(), &format!("metrics.{index}"), place))
+            .collect::<Result<_, _>>()?;
+        let trainer: Trainer = options().from_str(file.trainer.get_ron()).map_err(|error| {
+            let first_line = line_of(text, file.trainer.get_ron());
+            shifted(place, &error, first_line)
+        })?;
+        let recipe = Recipe {
+            name: file.name.unwrap_or_else(|| default_name.into()),
+            expect: file.expect,
+            components,
+            metrics,
+            trainer,
+            overrides: vec![],
+        };
+        recipe.trainer.check(place)?;
+        Ok(recipe)
+    }
+
+    /// Applies one `--set path=value`.
+    pub fn set(&mut self, assignment: &str) -> Result<(), RecipeError> {
+        let Some((path, value)) = assignment.split_once('=') else {
+            return Err(RecipeError(format!("--set {assignment}: wanted `field=value`, for example `trainer.budget=3ep`")));
+        };
+        let (path, value) = (path.trim(), value.trim());
+        let place = format!("--set {assignment}");
+        let mut parts: Vec<String> = path.split('.').map(str::to_owned).collect();
+        match parts[0].as_str() {
+            "name" if parts.len() == 1 => self.name = value.into(),
+            "seed" if parts.len() == 1 => return self.set_trainer(&["seed".into()], value, &place),
+            "trainer" => return self.set_trainer(&parts[1..], value, &place),
+            "metrics" if parts.len() == 1 => {
+                let raws: Vec<Box<RawValue>> = options().from_str(value).map_err(|error| spanned(&place, &error))?;
+                self.metrics = raws
+                    .iter()
+                    .enumerate()
+                    .map(|(index, raw)| component(raw.get_ron(), &format!("metrics.{index}"), &place))
+                    .collect::<Result<_, _>>()?;
+                self.overrides.retain(|change| !change.slot.starts_with("metrics."));
+            }
+            "metrics" => {
+                let slot = format!("metrics.{}", parts[1]);
+                if parts[1].parse::<usize>().map_or(true, |index| index >= self.metrics.len()) || parts.len() < 3 {
+                    return Err(RecipeError(format!(
+                        "{place}: wanted `metrics.<0..{}>.<field>`, the recipe has {} metrics",
+                        self.metrics.len().saturating_sub(1),
+                        self.metrics.len()
+                    )));
+                }
+                self.overrides.push(Override { slot, path: parts.split_off(2), value: value.into() });
+            }
+            slot if SLOTS.contains(&slot) => {
+                let slot = slot.to_owned();
+                if parts.len() == 1 {
+                    self.components.insert(slot.clone(), component(value, &slot, &place)?);
+                    self.overrides.retain(|change| change.slot != slot);
+                } else {
+                    self.overrides.push(Override { slot, path: parts.split_off(1), value: value.into() });
+                }
+            }
+            other => {
+                let known = ["name", "seed", "trainer", "metrics"].into_iter().chain(SLOTS);
+                return Err(RecipeError(format!("{place}: a recipe has no `{other}`{}", did_you_mean(other, known))));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_trainer(&mut self, path: &[String], value: &str, place: &str) -> Result<(), RecipeError> {
+        let mut json = serde_json::to_value(&self.trainer).expect("trainer settings are plain data");
+        set_field(&mut json, path, value).map_err(|message| RecipeError(format!("{place}: {message}")))?;
+        self.trainer = serde_json::from_value(json).map_err(|error| RecipeError(format!("{place}: {error}")))?;
+        self.trainer.check(place)
+    }
+
+    /// Component of a slot (`model`, `metrics.0`).
+    pub fn component(&self, slot: &str) -> &ComponentText {
+        match slot.strip_prefix("metrics.") {
+            Some(index) => &self.metrics[index.parse::<usize>().expect("metric slots are numbered")],
+            None => &self.components[slot],
+        }
+    }
+}
+
+impl Trainer {
+    fn check(&self, place: &str) -> Result<(), RecipeError> {
+        let fail = |field: &str, message: &str| Err(RecipeError(format!("{place}: trainer.{field} {message}")));
+        if self.batch_size == 0 {
+            return fail("batch_size", "must be at least 1, got 0");
+        }
+        if self.loader_threads == 0 || self.loader_threads > 256 {
+            return fail("loader_threads", &format!("must be 1 to 256, got {}", self.loader_threads));
+        }
+        if u32::try_from(self.seed).is_err() {
+            return fail("seed", &format!("must be below 2^32, got {}", self.seed));
+        }
+        Ok(())
+    }
+}
+
+/// A recipe whose settings are canonical JSON: what is stored, hashed and compared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedRecipe {
+    /// Name of the run.
+    pub name: String,
+    /// Expected metric bands.
+    pub expect: BTreeMap<String, (f64, f64)>,
+    /// By slot.
+    pub components: BTreeMap<String, ResolvedComponent>,
+    /// In order.
+    pub metrics: Vec<ResolvedComponent>,
+    /// The loop.
+    pub trainer: Trainer,
+}
+
+/// A component with all its settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedComponent {
+    /// Kebab-case id.
+    pub id: String,
+    /// All fields.
+    pub config: Value,
+}
+
+impl ResolvedRecipe {
+    /// As a recipe file that gives this recipe again.
+    pub fn to_ron(&self) -> String {
+        let call = |component: &ResolvedComponent| format!("{}({})", component.id.replace('-', "_"), component.config);
+        let mut text = String::from("// Resolved by Solstice: every setting of the run, defaults included.\n(\n");
+        text += &format!("    name: {:?},\n", self.name);
+        if !self.expect.is_empty() {
+            let bands: Vec<String> = self.expect.iter().map(|(name, (low, high))| format!("{name:?}: ({low:?}, {high:?})")).collect();
+            text += &format!("    expect: {{{}}},\n", bands.join(", "));
+        }
+        for slot in SLOTS {
+            text += &format!("    {slot}: {},\n", call(&self.components[slot]));
+        }
+        text += &format!("    metrics: [{}],\n", self.metrics.iter().map(call).collect::<Vec<_>>().join(", "));
+        let trainer = ron::to_string(&self.trainer).expect("trainer settings are plain data");
+        text += &format!("    trainer: {trainer},\n)\n");
+        text
+    }
+}
+
+// `evaluate: ["test"]` for an `Option`, as a reader would write it.
+fn options() -> ron::Options {
+    ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME)
+}
+
+/// Splits `mlp(hidden: 64)` into the id and the settings.
+fn component(raw: &str, slot: &str, place: &str) -> Result<ComponentText, RecipeError> {
+    let text = strip_comments(raw);
+    let text = text.trim();
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-')).unwrap_or(text.len());
+    let (id, rest) = (&text[..end], text[end..].trim());
+    let well_formed = rest.is_empty() || (rest.starts_with('(') && rest.ends_with(')'));
+    if id.is_empty() || !well_formed {
+        return Err(RecipeError(format!("{place}: {slot}: wanted a component such as `mlp(hidden: 64)`, got `{text}`")));
+    }
+    let inner = rest.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).unwrap_or("").trim();
+    let config = if inner.is_empty() {
+        String::new()
+    } else if inner.starts_with('{') {
+        inner.to_owned()
+    } else {
+        format!("({inner})")
+    };
+    Ok(ComponentText { id: id.replace('_', "-"), config })
+}
+
+// A raw value keeps the comments around it, which would hide the id. Strings may hold `//`.
+fn strip_comments(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        if c == '"' {
+            let mut escaped = false;
+            let end = rest[1..].find(|c: char| {
+                let closes = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                closes
+            });
+            let end = end.map_or(rest.len(), |end| end + 2);
+            out += &rest[..end];
+            rest = &rest[end..];
+        } else if rest.starts_with("//") {
+            rest = rest.find('\n').map_or("", |end| &rest[end..]);
+        } else if rest.starts_with("/*") {
+            rest = rest.find("*/").map_or("", |end| &rest[end + 2..]);
+        } else {
+            out.push(c);
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    out
+}
+
+/// Sets a field of a JSON value: objects by key, arrays by index. The field must exist, so that a slip of the pen is found.
+pub fn set_field(root: &mut Value, path: &[String], value: &str) -> Result<(), String> {
+    let mut at = root;
+    for key in path {
+        at = match at {
+            Value::Object(map) => {
+                let known: Vec<String> = map.keys().cloned().collect();
+                map.get_mut(key).ok_or_else(|| {
+                    format!(
+                        "there is no field `{key}`{}; there are {}",
+                        did_you_mean(key, known.iter().map(String::as_str)),
+                        known.join(", ")
+                    )
+                })?
+            }
+            Value::Array(items) => {
+                let count = items.len();
+                let index: Option<usize> = key.parse().ok();
+                index.and_then(|index| items.get_mut(index)).ok_or_else(|| format!("`{key}` is no index of a list of {count}"))?
+            }
+            _ => return Err(format!("`{key}` is below a plain value")),
+        };
+    }
+    *at = parse_value(value);
+    Ok(())
+}
+
+/// The value of `--set`: JSON, or RON data, or else a plain word.
+fn parse_value(text: &str) -> Value {
+    if let Ok(value) = serde_json::from_str(text) {
+        return value;
+    }
+    // RON enum variants would lose their names on the way through `ron::Value`, so only lists, maps and numbers are read as RON.
+    let is_data = text.starts_with(['[', '{']) || text.parse::<f64>().is_ok();
+    if is_data && let Ok(value) = ron::from_str::<Value>(text) {
+        return value;
+    }
+    match text {
+        "None" => Value::Null,
+        _ => match text.strip_prefix("Some(").and_then(|rest| rest.strip_suffix(')')) {
+            Some(inner) => parse_value(inner),
+            None => Value::String(text.into()),
+        },
+    }
+}
+
+/// `; did you mean `x`?`, or nothing.
+pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    // A word cut short (`batch` for `batch_size`) is as good as a slip of one letter.
+    let distance = |name: &str| if word.len() > 2 && name.starts_with(word) { 1 } else { strsim::damerau_levenshtein(word, name) };
+    let best = known.into_iter().map(|name| (distance(name), name)).min();
+    match best {
+        Some((distance, name)) if distance <= 1 + word.len() / 4 => format!("; did you mean `{name}`?"),
+        _ => String::new(),
+    }
+}
+
+fn spanned(place: &str, error: &ron::error::SpannedError) -> RecipeError {
+    shifted(place, error, 0)
+}
+
+fn shifted(place: &str, error: &ron::error::SpannedError, lines_before: usize) -> RecipeError {
+    let start = &error.span.start;
+    let mut message = error.code.to_string();
+    if let ron::Error::NoSuchStructField { expected, found, .. } = &error.code {
+        message =
+            format!("there is no field `{found}`{}; there are {}", did_you_mean(found, expected.iter().copied()), expected.join(", "));
+    }
+    RecipeError(format!("{place}:{}:{}: {message}", start.line + lines_before, start.col))
+}
+
+// How many lines stand before `part` in `text`.
+fn line_of(text: &str, part: &str) -> usize {
+    text.find(part).map_or(0, |offset| text[..offset].matches('\n').count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"(
+    // A comment before a component.
+    experiment: classification(),
+    model: mlp(hidden: [64], name: "a // b"), // and one behind
+    dataset: drawn_digits,
+    optimizer: adam(lr: 1e-3),
+    metrics: [accuracy()],
+    trainer: (budget: "2ep"),
+)"#;
+
+    fn recipe() -> Recipe {
+        Recipe::from_text(TEXT, "test", "test.ron").unwrap()
+    }
+
+    #[test]
+    fn components_keep_their_settings_as_text() {
+        let recipe = recipe();
+        assert_eq!(recipe.component("model").id, "mlp");
+        assert_eq!(recipe.component("model").config, r#"(hidden: [64], name: "a // b")"#);
+        assert_eq!(recipe.component("dataset").id, "drawn-digits");
+        assert_eq!(recipe.component("dataset").config, "");
+        assert_eq!(recipe.component("schedule").id, "constant");
+    }
+
+    #[test]
+    fn unknown_fields_are_named_with_line_and_suggestion() {
+        let message = Recipe::from_text(&TEXT.replace("optimizer:", "optimiser:"), "test", "test.ron").unwrap_err().to_string();
+        assert!(message.starts_with("test.ron:6:") && message.contains("did you mean `optimizer`?"), "{message}");
+        let message = Recipe::from_text(&TEXT.replace("budget:", "budgets:"), "test", "test.ron").unwrap_err().to_string();
+        assert!(message.starts_with("test.ron:8:") && message.contains("did you mean `budget`?"), "{message}");
+    }
+
+    #[test]
+    fn set_reaches_every_part() {
+        let mut recipe = recipe();
+        for assignment in
+            ["trainer.budget=5st", "seed=7", "model.hidden=[32, 32]", "dataset=mnist(limit: 3)", "metrics.0.top_k=5", "name=x"]
+        {
+            recipe.set(assignment).unwrap();
+        }
+        assert_eq!(recipe.trainer.budget.to_string(), "5st");
+        assert_eq!(recipe.trainer.seed, 7);
+        assert_eq!(recipe.component("dataset").config, "(limit: 3)");
+        assert_eq!(recipe.overrides[0], Override { slot: "model".into(), path: vec!["hidden".into()], value: "[32, 32]".into() });
+        for (wrong, part) in [
+            ("trainer.bugdet=3ep", "did you mean `budget`?"),
+            ("modle.hidden=3", "did you mean `model`?"),
+            ("trainer.budget=0ep", "not above zero"),
+            ("trainer.batch_size=0", "must be at least 1"),
+            ("metrics.3.top_k=1", "the recipe has 1 metrics"),
+            ("budget", "wanted `field=value`"),
+        ] {
+            let message = recipe.set(wrong).unwrap_err().to_string();
+            assert!(message.contains(part), "{wrong}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_resolved_recipe_reads_back_as_itself() {
+        let resolved = ResolvedRecipe {
+            name: "x".into(),
+            expect: BTreeMap::from([("test/accuracy".into(), (0.9, 1.0))]),
+            components: SLOTS
+                .iter()
+                .map(|slot| {
+                    let config = serde_json::json!({"a": [1, 2.5], "b": null, "c": {"Huber": {"delta": 1.0}}, "d": "x // y"});
+                    ((*slot).to_owned(), ResolvedComponent { id: "some-thing".into(), config })
+                })
+                .collect(),
+            metrics: vec![ResolvedComponent { id: "accuracy".into(), config: serde_json::json!({}) }],
+            trainer: recipe().trainer,
+        };
+        let read = Recipe::from_text(&resolved.to_ron(), "y", "run.ron").unwrap();
+        assert_eq!((&read.name, &read.expect, &read.trainer), (&resolved.name, &resolved.expect, &resolved.trainer));
+        for slot in SLOTS {
+            assert_eq!(read.component(slot).id, "some-thing");
+            assert_eq!(serde_json::from_str::<Value>(&read.component(slot).config).unwrap(), resolved.components[slot].config);
+        }
+    }
+}
