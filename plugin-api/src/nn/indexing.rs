@@ -1,5 +1,6 @@
 //! Picking by index: embeddings, elements along an axis, one-hot rows.
 
+use super::Size;
 use super::init;
 use crate::{Graph, Result, Tensor};
 use solstice_ir::{Compare, DType};
@@ -10,8 +11,9 @@ impl Graph {
     /// Shapes: indices `[..] -> [.., width]`. Errors: indices that are not i32 or u32. An index out of range is clamped.
     /// Gradient: sums of the rows of `grad_out` that were taken from one row.
     #[track_caller]
-    pub fn embedding(&mut self, name: &str, indices: Tensor, count: usize, width: usize) -> Result<Tensor> {
+    pub fn embedding(&mut self, name: &str, indices: Tensor, count: impl Size, width: impl Size) -> Result<Tensor> {
         self.check()?;
+        let (count, width) = (count.size(), width.size());
         if !self.dtype(indices).is_integer() || count == 0 {
             let found = self.ty(indices).clone();
             self.fail(format!("embedding `{name}`: wants i32 or u32 indices into at least one row, got {found} into {count} rows"));

@@ -1,6 +1,6 @@
 //! Fully connected layers.
 
-use super::init;
+use super::{Size, init};
 use crate::{Graph, Result, Tensor};
 use solstice_ir::{DType, DotDims};
 
@@ -11,14 +11,14 @@ impl Graph {
     /// Weights start uniform in `±1/sqrt(in)`, PyTorch's default (`kaiming_uniform` with `a = sqrt(5)`). For another start make them with
     /// [`Graph::param`] and call [`Graph::linear_with`].
     #[track_caller]
-    pub fn linear(&mut self, name: &str, x: Tensor, out: usize) -> Result<Tensor> {
-        self.linear_layer(name, x, out, true)
+    pub fn linear(&mut self, name: &str, x: Tensor, out: impl Size) -> Result<Tensor> {
+        self.linear_layer(name, x, out.size(), true)
     }
 
     /// [`Graph::linear`] without `{name}.bias`.
     #[track_caller]
-    pub fn linear_no_bias(&mut self, name: &str, x: Tensor, out: usize) -> Result<Tensor> {
-        self.linear_layer(name, x, out, false)
+    pub fn linear_no_bias(&mut self, name: &str, x: Tensor, out: impl Size) -> Result<Tensor> {
+        self.linear_layer(name, x, out.size(), false)
     }
 
     #[track_caller]
@@ -29,6 +29,10 @@ impl Graph {
             self.fail(message);
             return self.check().map(|()| x);
         };
+        if out == 0 {
+            self.fail(format!("linear `{name}`: wants a width of at least 1, got none"));
+            return self.check().map(|()| x);
+        }
         let weight = self.param(&format!("{name}.weight"), &[out, width], init::fan_in_uniform(width));
         let mut bias = None;
         if has_bias {

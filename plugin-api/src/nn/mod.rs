@@ -27,6 +27,31 @@ pub use pool::{Pool, Pool1d, Pool2d};
 use crate::{Graph, Tensor};
 use serde_json::Value;
 
+/// The width of a layer: a `usize`, a config's `u32`, or a number written in the code.
+pub trait Size {
+    /// As a count.
+    fn size(self) -> usize;
+}
+
+impl Size for usize {
+    fn size(self) -> usize {
+        self
+    }
+}
+
+impl Size for u32 {
+    fn size(self) -> usize {
+        self as usize
+    }
+}
+
+impl Size for i32 {
+    // A literal; one below zero makes the layer refuse its width.
+    fn size(self) -> usize {
+        usize::try_from(self).unwrap_or(0)
+    }
+}
+
 impl Graph {
     /// A composite with one result. What goes wrong in the body is noted at the author's line.
     #[track_caller]

@@ -145,7 +145,7 @@ impl Model for {type_name} {{
     fn forward(&self, g: &mut Graph, x: Tensor) -> Result<Tensor> {{
         let outputs = self.outputs.map(|outputs| outputs as usize).or(g.fact("classes")).or(g.fact("targets")).unwrap_or(10);
         let x = g.flatten(x); // [batch, features]
-        let h = g.linear("fc1", x, self.hidden as usize)?; // [batch, hidden]
+        let h = g.linear("fc1", x, self.hidden)?; // [batch, hidden]
         let h = g.relu(h);
         g.linear("fc2", h, outputs) // [batch, outputs]
     }}
