@@ -125,6 +125,7 @@ impl RunWriter {
     /// [`RunWriter::create`] with other limits.
     pub fn create_with(runs_dir: &Path, run: &NewRun, options: WriterOptions) -> Result<RunWriter> {
         fs::create_dir_all(runs_dir).map_err(StoreError::io("create the runs folder", runs_dir))?;
+        remove_dead_drafts(runs_dir);
         // A clash of ids means the same minute, name and sixteen bits: try again.
         for _ in 0..16 {
             let id = format!("{}-{}-{}", minute_stamp(now()), folder_name(&run.name), random_suffix());
@@ -511,6 +512,22 @@ fn build_run(folder: &Path, id: &str, run: &NewRun) -> Result<File> {
     // Closing moves the log into the file, so that the rename takes one whole file.
     connection.close().map_err(|(_, error)| StoreError::sqlite("close", &database)(error))?;
     Ok(lock)
+}
+
+/// Removes runs that a process was making when it died: their lock is a minute old and nobody holds it. What cannot be removed is left.
+fn remove_dead_drafts(runs_dir: &Path) {
+    for entry in fs::read_dir(runs_dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_dead = || {
+            let lock = File::open(entry.path().join(LOCK_FILE)).ok()?;
+            let age = lock.metadata().ok()?.modified().ok()?.elapsed().ok()?;
+            Some(age > Duration::from_secs(60) && lock.try_lock().is_ok())
+        };
+        if name.starts_with('.') && name.ends_with(".new") && is_dead() == Some(true) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Takes the lock of the run in `folder`, or says who has it.

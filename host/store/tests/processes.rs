@@ -25,6 +25,24 @@ fn a_second_writer_is_refused_with_the_name_of_the_first() {
 }
 
 #[test]
+fn what_a_process_was_making_when_it_died_is_swept_up_and_nothing_else() {
+    let runs = tempfile::tempdir().unwrap();
+    let draft = |id: &str, age_secs: u64| {
+        let folder = runs.path().join(format!(".{id}.new"));
+        fs::create_dir(&folder).unwrap();
+        let lock = fs::File::create(folder.join("run.lock")).unwrap();
+        lock.set_modified(std::time::SystemTime::now() - Duration::from_secs(age_secs)).unwrap();
+        (folder, lock)
+    };
+    let (dead, _) = draft("dead", 120);
+    let (young, _) = draft("young", 5);
+    let (alive, lock) = draft("alive", 120);
+    lock.lock().unwrap();
+    RunWriter::create(runs.path(), &new_run()).unwrap();
+    assert!(!dead.exists() && young.exists() && alive.exists());
+}
+
+#[test]
 fn a_command_goes_there_and_back_within_200_ms() {
     let runs = tempfile::tempdir().unwrap();
     let writer = RunWriter::create(runs.path(), &new_run()).unwrap();
