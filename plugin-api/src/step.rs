@@ -132,6 +132,12 @@ impl<'a> Step<'a> {
     #[track_caller]
     fn call_in(&mut self, path: &str, scope: &str, entry: &str, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>> {
         self.graph.check()?;
+        let inner = self.traced(path, entry, inputs)?;
+        self.graph.inline(&inner, inputs, scope)
+    }
+
+    /// The graph of a component's entry for inputs of these types; equal requests are traced once.
+    fn traced(&mut self, path: &str, entry: &str, inputs: &[(&str, Tensor)]) -> Result<solstice_ir::Graph> {
         let named = inputs.iter().map(|(name, tensor)| NamedType { name: (*name).into(), ty: self.graph.ty(*tensor).clone() }).collect();
         let request = TraceRequest { inputs: named, training: self.training, facts: self.request.facts.clone() };
         let key = format!("{path}\n{entry}\n{}", serde_json::to_string(&request)?);
@@ -139,8 +145,7 @@ impl<'a> Step<'a> {
             let graph = (self.tracer)(path, entry, &request)?;
             self.traced.insert(key.clone(), graph);
         }
-        let inner = &self.traced[&key];
-        self.graph.inline(inner, inputs, scope)
+        Ok(self.traced[&key].clone())
     }
 
     /// Output of the recipe's model for `x`.
@@ -212,17 +217,7 @@ impl<'a> Step<'a> {
     fn graph_update(&mut self, param: &str, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>> {
         // Optimizer state is named after its parameter; live fields (`weight_decay`) stay one scalar for all parameters.
         let path = "optimizer";
-        let request = TraceRequest {
-            inputs: inputs.iter().map(|(name, tensor)| NamedType { name: (*name).into(), ty: self.graph.ty(*tensor).clone() }).collect(),
-            training: true,
-            facts: self.request.facts.clone(),
-        };
-        let key = format!("{path}\nupdate\n{}", serde_json::to_string(&request)?);
-        if !self.traced.contains_key(&key) {
-            let graph = (self.tracer)(path, "update", &request)?;
-            self.traced.insert(key.clone(), graph);
-        }
-        let mut inner = self.traced[&key].clone();
+        let mut inner = self.traced(path, "update", inputs)?;
         let mut renamed = HashMap::new();
         for node in &mut inner.nodes {
             if let solstice_ir::Op::Parameter(parameter) = &mut node.op
