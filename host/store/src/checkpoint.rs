@@ -116,7 +116,7 @@ pub struct NewCheckpoint {
     pub at: At,
     /// Index of the next sample within the epoch.
     pub position: u64,
-    /// `cadence`, `best`, `stop`, `nan`, `reload`, `command`.
+    /// `cadence`, `every` (kept for ever), `best`, `end`, `stop`, `nan`, `reload`, `command`.
     pub reason: String,
     /// The metrics known now.
     pub metrics: BTreeMap<String, f64>,
@@ -159,10 +159,7 @@ impl Checkpoint {
 /// Errors: `StoreError::Tensor` for a tensor whose bytes do not fit its shape, a repeated name or a truth byte other than 0 and 1.
 /// Equal input gives an equal file, byte for byte.
 pub fn save_checkpoint(path: &Path, new: &NewCheckpoint, tensors: &[Tensor]) -> Result<SavedCheckpoint> {
-    let mut ordered: Vec<&Tensor> = tensors.iter().collect();
-    // Larger element types first keeps every tensor aligned in a mapped file, as the `safetensors` crate does.
-    ordered.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then_with(|| a.name.cmp(&b.name)));
-    check_tensors(&ordered)?;
+    let ordered = in_file_order(tensors)?;
     let mut metadata = new.metadata.clone();
     if let Some(key) = metadata.keys().find(|key| key.starts_with(POSITION_KEY)) {
         return Err(StoreError::checkpoint(
@@ -173,18 +170,16 @@ pub fn save_checkpoint(path: &Path, new: &NewCheckpoint, tensors: &[Tensor]) -> 
     metadata.insert(POSITION_KEY.to_string(), position_json(new));
     let sha256 = content_sha256(&metadata, &ordered);
     metadata.insert(CHECKSUM_KEY.to_string(), sha256.clone());
-    let header = header_json(&metadata, &ordered);
+    let bytes = write_beside(path, &metadata, &ordered).map_err(StoreError::io("write the checkpoint", path))?;
+    Ok(SavedCheckpoint { bytes, sha256 })
+}
 
-    let partial = path.with_file_name(format!("{}{PARTIAL_SUFFIX}", path.file_name().unwrap_or_default().to_string_lossy()));
-    let written = write_synced(&partial, &header, &ordered);
-    let renamed = written.and_then(|()| fs::rename(&partial, path));
-    if let Err(error) = renamed {
-        let _ = fs::remove_file(&partial);
-        return Err(StoreError::io("write the checkpoint", path)(error));
-    }
-    sync_folder_of(path);
-    let data_bytes: usize = ordered.iter().map(|tensor| tensor.bytes.len()).sum();
-    Ok(SavedCheckpoint { bytes: (8 + header.len() + data_bytes) as u64, sha256 })
+/// Writes plain safetensors for other programs: the caller's strings and nothing of ours, so neither a position nor a checksum. Written beside,
+/// synced and renamed as a checkpoint is. Returns the size of the file.
+///
+/// Errors: as [`save_checkpoint`].
+pub fn save_tensors(path: &Path, metadata: &BTreeMap<String, String>, tensors: &[Tensor]) -> Result<u64> {
+    write_beside(path, metadata, &in_file_order(tensors)?).map_err(StoreError::io("write the tensors to", path))
 }
 
 /// Reads a checkpoint that [`save_checkpoint`] wrote, and refuses it with a sentence unless every value, name and string is as it was written.
@@ -251,6 +246,15 @@ pub(crate) fn recorded_sha256(path: &Path) -> Option<String> {
     let file_bytes = file.metadata().ok()?.len();
     let (header, _) = read_header(&mut file, file_bytes, path).ok()?;
     header.metadata().as_ref()?.get(CHECKSUM_KEY).cloned()
+}
+
+/// Checked, and in the order in which a file holds them.
+fn in_file_order(tensors: &[Tensor]) -> Result<Vec<&Tensor>> {
+    let mut ordered: Vec<&Tensor> = tensors.iter().collect();
+    // Larger element types first keeps every tensor aligned in a mapped file, as the `safetensors` crate does.
+    ordered.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then_with(|| a.name.cmp(&b.name)));
+    check_tensors(&ordered)?;
+    Ok(ordered)
 }
 
 fn check_tensors(tensors: &[&Tensor]) -> Result<()> {
@@ -340,6 +344,18 @@ fn header_json(metadata: &BTreeMap<String, String>, tensors: &[&Tensor]) -> Stri
     // The format allows spaces at the end; values begin at a multiple of eight.
     text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
     text
+}
+
+/// To a file beside `path`, then renamed over it; a failure leaves what was there and nothing else. Returns the size.
+fn write_beside(path: &Path, metadata: &BTreeMap<String, String>, tensors: &[&Tensor]) -> std::io::Result<u64> {
+    let header = header_json(metadata, tensors);
+    let partial = path.with_file_name(format!("{}{PARTIAL_SUFFIX}", path.file_name().unwrap_or_default().to_string_lossy()));
+    write_synced(&partial, &header, tensors).and_then(|()| fs::rename(&partial, path)).inspect_err(|_| {
+        let _ = fs::remove_file(&partial);
+    })?;
+    sync_folder_of(path);
+    let data_bytes: usize = tensors.iter().map(|tensor| tensor.bytes.len()).sum();
+    Ok((8 + header.len() + data_bytes) as u64)
 }
 
 fn write_synced(path: &Path, header: &str, tensors: &[&Tensor]) -> std::io::Result<()> {

@@ -90,6 +90,28 @@ pub enum StoreError {
         /// Why each one was refused, newest first.
         problems: Vec<String>,
     },
+    /// The run has no checkpoint of the kind that was asked for.
+    #[error("{}: {problem}", path.display())]
+    NoSuchCheckpoint {
+        /// The run's folder.
+        path: PathBuf,
+        /// What was asked for and what there is.
+        problem: String,
+    },
+    /// Words that name no checkpoint.
+    #[error("`{text}` names no checkpoint: say `last`, `best` or `step:N`, such as `step:1200`")]
+    NotATarget {
+        /// What was said.
+        text: String,
+    },
+    /// A run that was to be deleted while a process writes it.
+    #[error("{}: not deleted: {who} is writing this run. Stop it first (`solstice ctl {} stop`)", path.display(), run_name(path))]
+    InUse {
+        /// The run's folder.
+        path: PathBuf,
+        /// The writer: `process 4242 on host7`.
+        who: String,
+    },
     /// Rows are still in memory because the disk does not take them.
     #[error("{}: {row_count} rows wait in memory, not yet on disk: {problem}", path.display())]
     NotSaved {

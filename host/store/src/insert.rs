@@ -262,12 +262,13 @@ pub(crate) fn write_plugins(connection: &Connection, plugins: &[PluginInfo]) -> 
 }
 
 pub(crate) fn index_checkpoint(connection: &Connection, row: &CheckpointRow) -> rusqlite::Result<()> {
-    // A checkpoint of the same step replaces the file, so it replaces the row; a pin set on it stays.
+    // A checkpoint of the same step replaces the file, so it replaces the row; a pin set on it stays, and so does the promise to keep it for ever.
     connection.execute(
         "INSERT INTO checkpoints (file, step, epoch, position, samples, time, bytes, sha256, metrics, reason, pinned)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT (file) DO UPDATE SET step = excluded.step, epoch = excluded.epoch, position = excluded.position, samples = excluded.samples,
-         time = excluded.time, bytes = excluded.bytes, sha256 = excluded.sha256, metrics = excluded.metrics, reason = excluded.reason,
+         time = excluded.time, bytes = excluded.bytes, sha256 = excluded.sha256, metrics = excluded.metrics,
+         reason = iif(reason = 'every' AND NOT abandoned, reason, excluded.reason),
          pinned = max(pinned, excluded.pinned), abandoned = 0",
         params![
             row.file,

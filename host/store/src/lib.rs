@@ -16,6 +16,7 @@
 //! Read next: `schema.rs` for the tables (the README says the same for people with `sqlite3`), then `write.rs`.
 #![warn(missing_docs)]
 
+pub mod retention;
 pub mod schema;
 
 mod checkpoint;
@@ -29,13 +30,16 @@ mod rows;
 mod thread;
 mod write;
 
-pub use checkpoint::{Checkpoint, DType, NewCheckpoint, SavedCheckpoint, Tensor, load_checkpoint, load_tensors, save_checkpoint};
+pub use checkpoint::{
+    Checkpoint, DType, NewCheckpoint, SavedCheckpoint, Tensor, load_checkpoint, load_tensors, save_checkpoint, save_tensors,
+};
 pub use command::{forget_label, send_command, set_label, wait_command};
 pub use error::{Result, StoreError};
 pub use process::now;
 pub use read::{RunReader, find_run, list_runs};
+pub use retention::{CheckpointTarget, Monitor, MonitorMode, Retention};
 pub use rows::*;
-pub use write::{NewRun, RunUpdate, RunWriter, WriterOptions};
+pub use write::{NewRun, RunUpdate, RunWriter, WriterOptions, delete_run, writer_of};
 
 /// Name of the SQLite file in a run's folder.
 pub const DATABASE_FILE: &str = "run.sqlite";

@@ -1,6 +1,6 @@
 //! [`RunReader`]: any number of processes read a run, while it is written, after it ended, after it was killed. Nothing here changes a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use crate::command::{COMMAND_COLUMNS, command_from_row};
 use crate::error::{Result, StoreError};
 use crate::insert::unsigned;
 use crate::process::{host_name, now, process_is_alive};
+use crate::retention::{self, CheckpointTarget, Monitor};
 use crate::rows::{
     At, CheckpointRow, Command, Event, Heartbeat, Histogram, Image, LogLine, Logged, Matrix, MetricKind, MetricSummary, Parent, PluginInfo,
     Rewind, RunContents, RunInfo, RunState, RunSummary, Scalar, ScalarPage, Table, metrics_from_json,
@@ -206,12 +207,53 @@ impl RunReader {
     /// The newest checkpoint that is whole, read; and a sentence for each newer one that is not. Files that a killed process had renamed but not
     /// indexed count too; checkpoints that a rewind left behind do not.
     pub fn latest_good(&self) -> Result<(PathBuf, Checkpoint, Vec<String>)> {
+        let files = self.checkpoint_files()?;
+        let newest_first = files.into_iter().rev().filter(|file| !file.abandoned).map(|file| file.path);
+        self.first_whole(newest_first)
+    }
+
+    /// The checkpoint that `target` means, read; and a sentence for each one that would have been taken first but is damaged. `monitor` says what
+    /// `best` is. A step that is asked for by its number is given even if a resume left it behind.
+    ///
+    /// Errors: `NoSuchCheckpoint`, which names the nearest steps; `Checkpoint` when the one of that step is damaged.
+    pub fn checkpoint_at(&self, target: CheckpointTarget, monitor: Option<&Monitor>) -> Result<(PathBuf, Checkpoint, Vec<String>)> {
+        let none = |problem: String| Err(StoreError::NoSuchCheckpoint { path: self.path.clone(), problem });
+        match target {
+            CheckpointTarget::Last => self.latest_good(),
+            CheckpointTarget::Best => {
+                let Some(monitor) = monitor else {
+                    return none("no metric is monitored, so no checkpoint is the best one: say `last` or `step:N`".to_string());
+                };
+                let rows = self.checkpoints()?;
+                let ranked = retention::ranked(&rows, monitor);
+                if ranked.is_empty() {
+                    let names: BTreeSet<&str> = rows.iter().flat_map(|row| row.metrics.keys().map(String::as_str)).collect();
+                    let names = if names.is_empty() { "none".to_string() } else { Vec::from_iter(names).join(", ") };
+                    return none(format!(
+                        "no checkpoint holds a finite `{}`, so none is the best; metrics that they hold: {names}",
+                        monitor.metric
+                    ));
+                }
+                self.first_whole(ranked.into_iter().map(|row| row.path.clone()))
+            }
+            CheckpointTarget::Step(step) => {
+                let files = self.checkpoint_files()?;
+                match files.iter().find(|file| file.step == step) {
+                    Some(file) => Ok((file.path.clone(), checkpoint::load_checkpoint(&file.path)?, vec![])),
+                    None => none(retention::no_such_step(step, &files.iter().map(|file| file.step).collect::<Vec<_>>())),
+                }
+            }
+        }
+    }
+
+    /// Every checkpoint, indexed or not, by step.
+    fn checkpoint_files(&self) -> Result<Vec<CheckpointFile>> {
         let folder = self.path.join(CHECKPOINT_FOLDER);
         // Files by their names, which hold the step, and not by the index alone; the index is needed only to know what was left behind.
         let rows = self.checkpoints()?;
-        let mut paths: BTreeMap<(u64, String), PathBuf> = BTreeMap::new();
-        for row in rows.iter().filter(|row| !row.abandoned) {
-            paths.insert((row.at.step, row.file.clone()), row.path.clone());
+        let mut files: Vec<CheckpointFile> = Vec::new();
+        for row in &rows {
+            files.push(CheckpointFile { step: row.at.step, path: row.path.clone(), abandoned: row.abandoned });
         }
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let file = entry.file_name().to_string_lossy().into_owned();
@@ -219,11 +261,17 @@ impl RunReader {
             if let Some(step) = step
                 && !rows.iter().any(|row| row.file == file)
             {
-                paths.insert((step, file), entry.path());
+                files.push(CheckpointFile { step, path: entry.path(), abandoned: false });
             }
         }
+        files.sort_by(|a, b| a.step.cmp(&b.step).then_with(|| a.path.cmp(&b.path)));
+        Ok(files)
+    }
+
+    /// The first of these that loads, and why each one before it does not.
+    fn first_whole(&self, paths: impl Iterator<Item = PathBuf>) -> Result<(PathBuf, Checkpoint, Vec<String>)> {
         let mut problems = Vec::new();
-        for path in paths.into_values().rev() {
+        for path in paths {
             match checkpoint::load_checkpoint(&path) {
                 Ok(checkpoint) => return Ok((path, checkpoint, problems)),
                 Err(error) => problems.push(error.to_string()),
@@ -258,6 +306,13 @@ impl RunReader {
             |row| logged_from_row(row, item),
         )
     }
+}
+
+/// A checkpoint as the index or the name of its file tells it.
+struct CheckpointFile {
+    step: u64,
+    path: PathBuf,
+    abandoned: bool,
 }
 
 /// Every folder of `runs_dir`, newest first by name: a run, or a sentence about what is wrong with it. A folder that does not exist holds no runs.

@@ -399,7 +399,7 @@ pub struct CheckpointRow {
     pub sha256: String,
     /// The metrics known when it was saved.
     pub metrics: BTreeMap<String, f64>,
-    /// `cadence`, `best`, `stop`, `nan`, `reload`, `command`.
+    /// `cadence`, `every` (kept for ever), `best`, `end`, `stop`, `nan`, `reload`, `command`.
     pub reason: String,
     /// Retention leaves it.
     pub pinned: bool,

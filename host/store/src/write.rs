@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -99,17 +99,21 @@ impl Default for WriterOptions {
 
 /// How long `flush` waits for the writer thread, which may wait seconds for another program's lock.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
+/// How the hidden folder of a run that is being deleted ends.
+const DELETED_SUFFIX: &str = ".deleted";
 /// A store up to this size is checked page by page before a run goes on in it.
 const CHECK_BYTES_MAX: u64 = 256 << 20;
 
-/// The writing end of a run. All methods take `&self`, may be called from any thread, and (but for `flush`, `rewind` and `save_checkpoint`, which
-/// say so) return at once. Dropping it writes what waits and marks the run as no longer written.
+/// The writing end of a run. All methods take `&self`, may be called from any thread (`Arc<RunWriter>`), and (but for `flush`, `rewind`,
+/// `save_checkpoint` and `remove_checkpoint`, which say so) return at once. Dropping it writes what waits and marks the run as no longer written.
 #[derive(Debug)]
 pub struct RunWriter {
     id: String,
     path: PathBuf,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Held while a checkpoint's file and its entry in the queue change together, so that the index follows the files in one order.
+    checkpoints: Mutex<()>,
     /// Locked as long as this writer lives; the system unlocks it when the process dies.
     _lock: File,
 }
@@ -176,7 +180,7 @@ impl RunWriter {
         }
         // The lock does not reach over every network file system; a fresh heartbeat from another machine does.
         let heartbeat = read::heartbeat(&connection).map_err(sqlite("read the heartbeat of"))?;
-        if let Some(other) = heartbeat.filter(|beat| beat.host != host_name() && now() - beat.time < read::FOREIGN_BEAT_STALE_SECS) {
+        if let Some(other) = heartbeat.filter(is_fresh_and_foreign) {
             return Err(StoreError::Locked { path: path.to_path_buf(), who: writer_name(&other) });
         }
         let id: String = connection
@@ -228,7 +232,7 @@ impl RunWriter {
                 thread_shared.written.notify_all();
             })
             .map_err(StoreError::io("start the writer thread for", &path))?;
-        Ok(RunWriter { id, path, shared, thread: Some(thread), _lock: lock })
+        Ok(RunWriter { id, path, shared, thread: Some(thread), checkpoints: Mutex::new(()), _lock: lock })
     }
 
     /// Id of the run: name of its folder when it was made.
@@ -350,13 +354,14 @@ impl RunWriter {
     }
 
     /// Saves a checkpoint: rows logged so far, then the file (beside, fsync, rename), then its index. Waits for the disk: call it from a thread
-    /// that training does not wait for. An error leaves all earlier checkpoints as they were.
+    /// that training does not wait for. An error leaves all earlier checkpoints as they were, and no half-written file.
     pub fn save_checkpoint(&self, new: &NewCheckpoint, tensors: &[Tensor]) -> Result<CheckpointRow> {
         // A run resumed from this file must find what was logged before it. When the disk refuses rows the weights matter more.
         let _ = self.flush();
         let file = checkpoint::file_name(new.at.step);
         let path = self.path.join(CHECKPOINT_FOLDER).join(&file);
         let time = now();
+        let _order = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let saved = checkpoint::save_checkpoint(&path, new, tensors)?;
         let row = CheckpointRow {
             file,
@@ -375,9 +380,10 @@ impl RunWriter {
         Ok(row)
     }
 
-    /// Deletes a checkpoint of this run and its index.
+    /// Deletes a checkpoint of this run, then its index. Waits for the end of a save on another thread.
     pub fn remove_checkpoint(&self, file: &str) -> Result<()> {
         let path = self.path.join(CHECKPOINT_FOLDER).join(file);
+        let _order = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(StoreError::io("remove the checkpoint", &path)(error));
@@ -451,6 +457,49 @@ impl Drop for RunWriter {
     }
 }
 
+/// Deletes the run in `folder` with all its checkpoints.
+///
+/// Refuses a folder that is no run, and a run that a live process writes. The run disappears at once or not at all: it is renamed to a hidden
+/// folder first, and what a kill leaves of that goes when the next run is made. A damaged store, or one of a newer version, can be deleted too.
+pub fn delete_run(folder: &Path) -> Result<()> {
+    if !folder.join(DATABASE_FILE).is_file() {
+        return Err(StoreError::NoRun { path: folder.to_path_buf(), problem: read::missing_run_problem(folder) });
+    }
+    let refused = |error| match error {
+        StoreError::Locked { path, who } => StoreError::InUse { path, who },
+        other => other,
+    };
+    // The name below must be that of the run's own folder, also for `.` or a link.
+    let folder = folder.canonicalize().map_err(StoreError::io("find the run folder", folder))?;
+    let lock = lock_run(&folder).map_err(refused)?;
+    if let Some(other) = foreign_writer(&folder.join(DATABASE_FILE)) {
+        return Err(StoreError::InUse { path: folder, who: writer_name(&other) });
+    }
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let hidden = folder.with_file_name(format!(".{name}{DELETED_SUFFIX}"));
+    fs::rename(&folder, &hidden).map_err(StoreError::io("delete the run", &folder))?;
+    drop(lock);
+    fs::remove_dir_all(&hidden).map_err(StoreError::io("delete what is left of the run in", &hidden))
+}
+
+/// Who writes the run in `folder` at this moment, if somebody does: `process 4242 on host7`.
+pub fn writer_of(folder: &Path) -> Option<String> {
+    match lock_run(folder) {
+        Err(StoreError::Locked { who, .. }) => Some(who),
+        _ => foreign_writer(&folder.join(DATABASE_FILE)).map(|beat| writer_name(&beat)),
+    }
+}
+
+/// The process of another machine that writes the store by its fresh heartbeat. The lock does not reach over every network file system.
+fn foreign_writer(database: &Path) -> Option<Heartbeat> {
+    let connection = schema::open_for_reading(database).ok()?;
+    read::heartbeat(&connection).ok()?.filter(is_fresh_and_foreign)
+}
+
+fn is_fresh_and_foreign(beat: &Heartbeat) -> bool {
+    beat.host != host_name() && now() - beat.time < read::FOREIGN_BEAT_STALE_SECS
+}
+
 /// `name` as part of a folder's name: lower case, letters, digits and single hyphens.
 fn folder_name(name: &str) -> String {
     let mut out = String::new();
@@ -514,7 +563,8 @@ fn build_run(folder: &Path, id: &str, run: &NewRun) -> Result<File> {
     Ok(lock)
 }
 
-/// Removes runs that a process was making when it died: their lock is a minute old and nobody holds it. What cannot be removed is left.
+/// Removes what dead processes left: runs that were being made (their lock is a minute old and nobody holds it) and runs that were being deleted.
+/// What cannot be removed is left.
 fn remove_dead_drafts(runs_dir: &Path) {
     for entry in fs::read_dir(runs_dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -524,7 +574,7 @@ fn remove_dead_drafts(runs_dir: &Path) {
             let age = lock.metadata().ok()?.modified().ok()?.elapsed().ok()?;
             Some(age > Duration::from_secs(60) && lock.try_lock().is_ok())
         };
-        if name.starts_with('.') && name.ends_with(".new") && is_dead() == Some(true) {
+        if name.starts_with('.') && (name.ends_with(DELETED_SUFFIX) || (name.ends_with(".new") && is_dead() == Some(true))) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -632,6 +682,38 @@ mod tests {
         assert_eq!(values.len(), 20_001);
         assert!(values.iter().take(20_000).all(|row| row.value == row.at.step as f64));
         assert!(reader.events_since(0).unwrap().iter().any(|event| event.kind == "store" && event.message.contains("takes rows again")));
+    }
+
+    /// Both refuse at once, as on one disk: SQLite its pages, `/dev/full` the bytes of the checkpoint.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_checkpoint_that_a_full_disk_refuses_is_told_while_scalars_wait_and_all_recovers() {
+        let runs = tempfile::tempdir().unwrap();
+        let writer = RunWriter::create(runs.path(), &NewRun::default()).unwrap();
+        let reader = RunReader::open(writer.path()).unwrap();
+        let at = |step: u64| NewCheckpoint { at: step.into(), reason: "cadence".into(), ..NewCheckpoint::default() };
+        for step in [1, 2] {
+            writer.save_checkpoint(&at(step), &[]).unwrap();
+        }
+        writer.flush().unwrap();
+        limit_pages(&writer, Some(1));
+        for step in 0..20_000u64 {
+            writer.scalar(step, "train/loss", step as f64);
+        }
+        std::os::unix::fs::symlink("/dev/full", writer.path().join("checkpoints/step-000000003.safetensors.partial")).unwrap();
+        let sentence = writer.save_checkpoint(&at(3), &[]).unwrap_err().to_string();
+        assert!(sentence.contains("free some space"), "{sentence}");
+        // Retention goes on meanwhile: the file goes at once, its row when the disk takes rows again.
+        writer.remove_checkpoint("step-000000001.safetensors").unwrap();
+        writer.save_checkpoint(&at(4), &[]).unwrap();
+        assert!(writer.flush().is_err() && writer.health().waiting_rows >= 20_000, "{:?}", writer.health());
+        assert_eq!(reader.latest_good().unwrap().1.info.at.step, 4, "found by its file, though not indexed");
+        limit_pages(&writer, None);
+        writer.flush().unwrap();
+        assert_eq!((writer.health().problem, writer.health().lost_rows()), (None, 0));
+        assert_eq!(reader.series("train/loss").unwrap().len(), 20_000);
+        assert_eq!(reader.checkpoints().unwrap().iter().map(|row| row.at.step).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(std::fs::read_dir(writer.path().join("checkpoints")).unwrap().count(), 2);
     }
 
     #[test]

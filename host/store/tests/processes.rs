@@ -4,12 +4,15 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Random, checkpoint_at, new_run, tensors};
 use serde_json::json;
-use solstice_store::{CommandState, DType, RunReader, RunState, RunWriter, StoreError, Tensor, list_runs, send_command, wait_command};
+use solstice_store::{
+    CommandState, DType, RunReader, RunState, RunWriter, StoreError, Tensor, delete_run, list_runs, load_checkpoint, send_command,
+    wait_command,
+};
 
 #[test]
 fn a_second_writer_is_refused_with_the_name_of_the_first() {
@@ -134,6 +137,16 @@ fn child_that_writes_until_killed() {
     }
 }
 
+fn start_child(runs: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_that_writes_until_killed"])
+        .env(CHILD_RUNS, runs)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
 fn has_checkpoint(run: &Path) -> bool {
     RunReader::open(run).is_ok_and(|reader| reader.latest_good().is_ok())
 }
@@ -146,13 +159,7 @@ fn a_run_survives_kill_minus_nine() {
     let mut random = Random(seed);
     let mut last_good = 0;
     for round in 0..12 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_that_writes_until_killed"])
-            .env(CHILD_RUNS, runs.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = start_child(runs.path());
         // The first makes the run; of the others some are killed while they open it, some later.
         while round == 0 && !list_runs(runs.path()).unwrap().iter().any(|run| has_checkpoint(&run.path)) {
             std::thread::sleep(Duration::from_millis(10));
@@ -186,6 +193,66 @@ fn a_run_survives_kill_minus_nine() {
     let error = send_command(&run.path, "ann", "pause", &json!({})).unwrap_err().to_string();
     assert!(error.contains("the run is lost"), "{error}");
     RunWriter::open(&run.path).unwrap();
+}
+
+/// Two processes, and not two writers of one: a lock between threads of a process may be another thing.
+#[test]
+fn a_run_that_another_process_writes_is_neither_opened_nor_deleted_until_it_is_gone() {
+    let runs = tempfile::tempdir().unwrap();
+    let mut child = start_child(runs.path());
+    while !list_runs(runs.path()).unwrap().iter().any(|run| has_checkpoint(&run.path)) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let path = list_runs(runs.path()).unwrap().remove(0).path;
+    let who = format!("process {} on ", child.id());
+    let sentence = RunWriter::open(&path).unwrap_err().to_string();
+    assert!(sentence.contains(&who) && sentence.contains("only one process may"), "{sentence}");
+    let error = delete_run(&path).unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }));
+    let sentence = error.to_string();
+    assert!(sentence.contains(&who) && sentence.contains("not deleted") && sentence.contains("solstice ctl"), "{sentence}");
+    assert!(has_checkpoint(&path) && child.try_wait().unwrap().is_none(), "the run goes on");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The lock dies with its process, so that nobody has to wait for a heartbeat to go stale.
+    RunWriter::open(&path).unwrap();
+    delete_run(&path).unwrap();
+    assert_eq!(fs::read_dir(runs.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_deleted_run_is_gone_and_only_runs_are_deleted() {
+    let runs = tempfile::tempdir().unwrap();
+    let path = RunWriter::create(runs.path(), &new_run()).unwrap().path().to_path_buf();
+    // By a link, a damaged one, one of a newer version.
+    fs::write(path.join("run.sqlite"), "no store any more").unwrap();
+    delete_run(&path.join("checkpoints/..")).unwrap();
+    let path = RunWriter::create(runs.path(), &new_run()).unwrap().path().to_path_buf();
+    rusqlite::Connection::open(path.join("run.sqlite")).unwrap().pragma_update(None, "user_version", 7).unwrap();
+    delete_run(&path).unwrap();
+    assert_eq!(fs::read_dir(runs.path()).unwrap().count(), 0);
+    assert!(matches!(delete_run(&path), Err(StoreError::NoRun { .. })));
+    fs::create_dir(runs.path().join("photographs")).unwrap();
+    fs::write(runs.path().join("photographs/one.png"), "x").unwrap();
+    let sentence = delete_run(&runs.path().join("photographs")).unwrap_err().to_string();
+    assert!(sentence.contains("has no `run.sqlite`"), "{sentence}");
+    assert!(runs.path().join("photographs/one.png").exists());
+    // A process of another machine has the run open: the lock may not reach it, its heartbeat does.
+    let path = RunWriter::create(runs.path(), &new_run()).unwrap().path().to_path_buf();
+    let beat = |age_secs: f64| {
+        let connection = rusqlite::Connection::open(path.join("run.sqlite")).unwrap();
+        let time = solstice_store::now() - age_secs;
+        connection.execute("UPDATE heartbeat SET pid = 4242, pid_start = NULL, host = 'elsewhere', time = ?1", [time]).unwrap();
+    };
+    beat(5.0);
+    let sentence = delete_run(&path).unwrap_err().to_string();
+    assert!(sentence.contains("process 4242 on elsewhere is writing this run"), "{sentence}");
+    beat(600.0);
+    delete_run(&path).unwrap();
+    // What a kill in the middle of a deletion left goes with the next run.
+    fs::create_dir_all(runs.path().join(".old.deleted/checkpoints")).unwrap();
+    RunWriter::create(runs.path(), &new_run()).unwrap();
+    assert!(!runs.path().join(".old.deleted").exists());
 }
 
 #[test]
@@ -259,7 +326,38 @@ fn a_damaged_store_is_a_sentence_wherever_it_was_cut_or_flipped() {
 #[test]
 fn a_read_only_folder_is_readable_and_says_why_it_cannot_be_written() {
     use std::os::unix::fs::PermissionsExt;
+    const LESSER_USER: &str = "SOLSTICE_STORE_TEST_LESSER_USER";
     let runs = tempfile::tempdir().unwrap();
+    // For root no folder is read-only: the test runs once more as a user for whom there are such folders.
+    let probe = runs.path().join("probe");
+    fs::create_dir(&probe).unwrap();
+    fs::set_permissions(&probe, fs::Permissions::from_mode(0o555)).unwrap();
+    if fs::write(probe.join("x"), "x").is_ok() {
+        use std::os::unix::process::CommandExt;
+        assert!(std::env::var_os(LESSER_USER).is_none(), "this user too may write everywhere");
+        let program = runs.path().join("test");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        for path in [runs.path(), &program] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let outcome = Command::new(&program)
+            .args(["--exact", "a_read_only_folder_is_readable_and_says_why_it_cannot_be_written", "--nocapture"])
+            .env(LESSER_USER, "1")
+            .env("TMPDIR", "/tmp")
+            .current_dir("/")
+            .uid(65534)
+            .gid(65534)
+            .output();
+        match outcome {
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success() && text.contains("1 passed"), "{text}");
+                println!("ran as user 65534");
+            }
+            Err(error) => println!("skipped: root cannot run it as another user here: {error}"),
+        }
+        return;
+    }
     let writer = RunWriter::create(runs.path(), &new_run()).unwrap();
     writer.scalar(1, "train/loss", 1.0);
     let path = writer.path().to_path_buf();
@@ -274,14 +372,11 @@ fn a_read_only_folder_is_readable_and_says_why_it_cannot_be_written() {
     for (path, mode, _) in locked {
         set(path, mode);
     }
-    // For root no folder is read-only: then there is nothing to see.
-    if fs::write(path.join("probe"), "x").is_ok() {
-        println!("skipped: this user may write everywhere");
-        return;
-    }
     let reader = RunReader::open(&path).unwrap();
     assert_eq!(reader.series("train/loss").unwrap().len(), 1);
-    for error in [RunWriter::open(&path).unwrap_err(), RunWriter::create(runs.path(), &new_run()).unwrap_err()] {
+    let refused =
+        [RunWriter::open(&path).unwrap_err(), RunWriter::create(runs.path(), &new_run()).unwrap_err(), delete_run(&path).unwrap_err()];
+    for error in refused {
         let sentence = error.to_string();
         assert!(sentence.contains("read-only for this user"), "{sentence}");
     }
@@ -299,7 +394,13 @@ fn a_run_outlives_a_full_disk() {
     };
     let runs = tempfile::tempdir_in(disk).unwrap();
     let writer = RunWriter::create(runs.path(), &new_run()).unwrap();
+    let reader = RunReader::open(writer.path()).unwrap();
+    let folder = writer.path().join("checkpoints");
+    let tensor = |byte_count: usize| [Tensor { name: "w".into(), dtype: DType::U8, shape: vec![byte_count], bytes: vec![7; byte_count] }];
     writer.save_checkpoint(&checkpoint_at(1), &tensors()).unwrap();
+    // Larger than what SQLite may leave free in its last page, so that its removal is what makes room below.
+    let middle = writer.save_checkpoint(&checkpoint_at(2), &tensor(1 << 20)).unwrap();
+    writer.flush().unwrap();
     let filler = runs.path().join("filler");
     let mut file = fs::File::create(&filler).unwrap();
     while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
@@ -310,15 +411,31 @@ fn a_run_outlives_a_full_disk() {
     let sentence = writer.flush().unwrap_err().to_string();
     assert!(sentence.contains("rows wait in memory"), "{sentence}");
     println!("{sentence}");
-    let large = [Tensor { name: "w".into(), dtype: DType::U8, shape: vec![100_000], bytes: vec![1; 100_000] }];
-    let sentence = writer.save_checkpoint(&checkpoint_at(2), &large).unwrap_err().to_string();
-    assert!(sentence.contains("free some space"), "{sentence}");
-    println!("{sentence}");
-    let reader = RunReader::open(writer.path()).unwrap();
-    assert_eq!(reader.latest_good().unwrap().1.info.at.step, 1);
+    for step in [3, 4] {
+        let sentence = writer.save_checkpoint(&checkpoint_at(step), &tensor(100_000)).unwrap_err().to_string();
+        assert!(sentence.contains("free some space"), "{sentence}");
+        println!("{sentence}");
+    }
+    // Nothing half-written, all older ones whole, every scalar waits.
+    let mut files: Vec<String> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into()).collect();
+    files.sort();
+    assert_eq!(files, ["step-000000001.safetensors", "step-000000002.safetensors"]);
+    assert_eq!(reader.latest_good().unwrap().1.info.at.step, 2);
+    load_checkpoint(&folder.join(&files[0])).unwrap();
+    let health = writer.health();
+    assert!(health.waiting_rows >= 20_000 && health.lost_rows() == 0 && health.problem.is_some(), "{health:?}");
+
+    // An old checkpoint that is let go makes room for the next one; which of the two the rows or the file come first is not said.
+    writer.remove_checkpoint(&middle.file).unwrap();
+    let saved = writer.save_checkpoint(&checkpoint_at(5), &tensor(50_000)).unwrap();
+    assert_eq!(load_checkpoint(&saved.path).unwrap().tensors, tensor(50_000));
     fs::remove_file(&filler).unwrap();
     writer.flush().unwrap();
-    writer.save_checkpoint(&checkpoint_at(2), &large).unwrap();
-    assert_eq!((writer.health().problem, reader.series("train/loss").unwrap().len()), (None, 20_000));
-    assert_eq!(reader.latest_good().unwrap().1.info.at.step, 2);
+    writer.save_checkpoint(&checkpoint_at(6), &tensor(100_000)).unwrap();
+    writer.flush().unwrap();
+    assert_eq!((writer.health().problem, writer.health().lost_rows()), (None, 0));
+    let values = reader.series("train/loss").unwrap();
+    assert!(values.len() == 20_000 && values.iter().enumerate().all(|(step, row)| row.value == step as f64));
+    assert_eq!(reader.checkpoints().unwrap().iter().map(|row| row.at.step).collect::<Vec<_>>(), [1, 5, 6]);
+    assert_eq!(reader.latest_good().unwrap().1.info.at.step, 6);
 }
