@@ -3,18 +3,20 @@
 //! Nothing here knows a particular component; the macro lists them, and everything else is generic functions over that list. The host's side is
 //! `host/app/src/loader`.
 
+use crate::callbacks::{Callback, LogSink, Logger, Run, ShadowUpdate};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::step::Step;
 use crate::traits::{
-    Config, DataHost, Dataset, Experiment, LrSchedule, Metric, Model, Observed, Optimizer, ParamUpdate, Samples, SchedulePoint,
+    Config, DataHost, Dataset, Experiment, LrSchedule, Metric, Model, Observed, Optimizer, ParamUpdate, Samples, SchedulePoint, Transform,
 };
 use solstice_ir::{DType, TensorType};
+use solstice_plugin_abi::run::{NamedTensor, Question, RunFacts, tensors_from_bytes, tensors_to_bytes};
 use solstice_plugin_abi::wire::{ComponentInfo, DatasetSpec, HostInfo, Kind, StepRequest, StepTrace, TraceRequest};
 use solstice_plugin_abi::{
-    self as abi, AbiError, DatasetBox, ErrorKind, ExperimentBox, HostApi_Ref, RResult, RSlice, RSliceMut, RStr, RString, RVec, TracedBox,
-    TracerRef, guard,
+    self as abi, AbiError, CallbackBox, DatasetBox, ErrorKind, ExperimentBox, HostApi_Ref, LoggerBox, RResult, RSlice, RSliceMut, RStr,
+    RString, RVec, RunAccessRef, TracedBox, TracerRef, guard,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,7 +27,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// ```ignore
 /// export_plugin! { models: [Mlp], metrics: [Accuracy, TopK] }
 /// ```
-/// Kinds: `models`, `datasets`, `experiments`, `optimizers`, `lr_schedules`, `metrics`. Call it once a crate, with
+/// Kinds: `models`, `datasets`, `experiments`, `optimizers`, `lr_schedules`, `metrics`, `transforms`, `callbacks`, `loggers`. Call it once a crate, with
 /// `crate-type = ["cdylib", "rlib"]`. The two exported symbols carry the crate's name, so several plugins link into one test binary.
 #[macro_export]
 macro_rules! export_plugin {
@@ -55,8 +57,23 @@ macro_rules! export_plugin {
             extern "C" fn create_experiment(id: RStr<'_>, text: RStr<'_>) -> RResult<abi::ExperimentBox, abi::AbiError> {
                 private::create_experiment(COMPONENTS, id, text)
             }
+            extern "C" fn create_callback(id: RStr<'_>, text: RStr<'_>) -> RResult<abi::CallbackBox, abi::AbiError> {
+                private::create_callback(COMPONENTS, id, text)
+            }
+            extern "C" fn create_logger(id: RStr<'_>, text: RStr<'_>) -> RResult<abi::LoggerBox, abi::AbiError> {
+                private::create_logger(COMPONENTS, id, text)
+            }
             extern "C" fn root() -> abi::RootResult {
-                abi::root_result(|| abi::PluginModule { init, describe, validate_config, create_traced, create_dataset, create_experiment })
+                abi::root_result(|| abi::PluginModule {
+                    init,
+                    describe,
+                    validate_config,
+                    create_traced,
+                    create_dataset,
+                    create_experiment,
+                    create_callback,
+                    create_logger,
+                })
             }
 
             // SAFETY: the name holds the crate's own, so no other crate of a program defines it.
@@ -100,9 +117,18 @@ macro_rules! __component {
     (metrics, $component:ty) => {
         $crate::__private::metric::<$component>()
     };
+    (transforms, $component:ty) => {
+        $crate::__private::transform::<$component>()
+    };
+    (callbacks, $component:ty) => {
+        $crate::__private::callback::<$component>()
+    };
+    (loggers, $component:ty) => {
+        $crate::__private::logger::<$component>()
+    };
     ($kind:ident, $component:ty) => {
         compile_error!(concat!(
-            "export_plugin! knows models, datasets, experiments, optimizers, lr_schedules and metrics, not `",
+            "export_plugin! knows models, datasets, experiments, optimizers, lr_schedules, metrics, transforms, callbacks and loggers, not `",
             stringify!($kind),
             "`"
         ))
@@ -127,6 +153,9 @@ enum Create {
     Traced(fn(&str) -> Result<TracedBox>),
     Dataset(fn(&str) -> Result<DatasetBox>),
     Experiment(fn(&str) -> Result<ExperimentBox>),
+    // A callback is called, and its copies of the weights are traced.
+    Callback(fn(&str) -> Result<CallbackBox>, fn(&str) -> Result<TracedBox>),
+    Logger(fn(&str) -> Result<LoggerBox>),
 }
 
 const fn component<C: Config>(kind: Kind, kind_name: &'static str, id: &'static str, create: Create) -> Component {
@@ -164,6 +193,12 @@ pub const fn metric<M: Metric>() -> Component {
     component::<M>(Kind::Metric, "metric", M::ID, create)
 }
 
+/// A transform.
+pub const fn transform<T: Transform>() -> Component {
+    let create = Create::Traced(|text| Ok(abi::traced_box(TracedTransform(config::parse::<T>(text)?))));
+    component::<T>(Kind::Transform, "transform", T::ID, create)
+}
+
 /// A data set.
 pub const fn dataset<D: Dataset>() -> Component {
     let create = Create::Dataset(|text| Ok(abi::dataset_box(CalledDataset::new(config::parse::<D>(text)?))));
@@ -174,6 +209,21 @@ pub const fn dataset<D: Dataset>() -> Component {
 pub const fn experiment<E: Experiment>() -> Component {
     let create = Create::Experiment(|text| Ok(abi::experiment_box(CalledExperiment(config::parse::<E>(text)?))));
     component::<E>(Kind::Experiment, "experiment", E::ID, create)
+}
+
+/// A callback.
+pub const fn callback<C: Callback>() -> Component {
+    let create = Create::Callback(
+        |text| Ok(abi::callback_box(CalledCallback::new(config::parse::<C>(text)?))),
+        |text| Ok(abi::traced_box(TracedCallback(config::parse::<C>(text)?))),
+    );
+    component::<C>(Kind::Callback, "callback", C::ID, create)
+}
+
+/// A logger.
+pub const fn logger<L: Logger>() -> Component {
+    let create = Create::Logger(|text| Ok(abi::logger_box(CalledLogger { logger: config::parse::<L>(text)?, sink: Mutex::new(None) })));
+    component::<L>(Kind::Logger, "logger", L::ID, create)
 }
 
 /// Kind and id of each component, for the manifest.
@@ -225,7 +275,7 @@ pub fn validate_config(components: &[Component], kind: RStr<'_>, id: RStr<'_>, t
 /// A component of a traced kind.
 pub fn create_traced(components: &[Component], kind: RStr<'_>, id: RStr<'_>, text: RStr<'_>) -> RResult<TracedBox, AbiError> {
     guard(|| match find(components, kind.as_str(), id.as_str())?.create {
-        Create::Traced(create) => create(text.as_str()).map_err(config_error),
+        Create::Traced(create) | Create::Callback(_, create) => create(text.as_str()).map_err(config_error),
         _ => Err(AbiError::new(ErrorKind::UNKNOWN, format!("a {kind} is called, not traced"))),
     })
 }
@@ -243,6 +293,22 @@ pub fn create_experiment(components: &[Component], id: RStr<'_>, text: RStr<'_>)
     guard(|| match find(components, Kind::Experiment.name(), id.as_str())?.create {
         Create::Experiment(create) => create(text.as_str()).map_err(config_error),
         _ => unreachable!("components of kind experiment are made by `experiment`"),
+    })
+}
+
+/// A callback.
+pub fn create_callback(components: &[Component], id: RStr<'_>, text: RStr<'_>) -> RResult<CallbackBox, AbiError> {
+    guard(|| match find(components, Kind::Callback.name(), id.as_str())?.create {
+        Create::Callback(create, _) => create(text.as_str()).map_err(config_error),
+        _ => unreachable!("components of kind callback are made by `callback`"),
+    })
+}
+
+/// A logger.
+pub fn create_logger(components: &[Component], id: RStr<'_>, text: RStr<'_>) -> RResult<LoggerBox, AbiError> {
+    guard(|| match find(components, Kind::Logger.name(), id.as_str())?.create {
+        Create::Logger(create) => create(text.as_str()).map_err(config_error),
+        _ => unreachable!("components of kind logger are made by `logger`"),
     })
 }
 
@@ -278,6 +344,8 @@ struct TracedModel<M>(M);
 struct TracedOptimizer<O>(O);
 struct TracedSchedule<S>(S);
 struct TracedMetric<M>(M);
+struct TracedTransform<T>(T);
+struct TracedCallback<C>(C);
 
 macro_rules! traced {
     ($wrapper:ident, $kind:ident, $trace:ident) => {
@@ -295,6 +363,8 @@ traced!(TracedModel, Model, trace_model);
 traced!(TracedOptimizer, Optimizer, trace_optimizer);
 traced!(TracedSchedule, LrSchedule, trace_lr_schedule);
 traced!(TracedMetric, Metric, trace_metric);
+traced!(TracedTransform, Transform, trace_transform);
+traced!(TracedCallback, Callback, trace_callback);
 
 pub(crate) fn trace_model<M: Model>(model: &M, entry: &str, request: &TraceRequest) -> Result<solstice_ir::Graph> {
     known_entry("model", M::ID, entry, &["forward"])?;
@@ -314,7 +384,9 @@ pub(crate) fn trace_optimizer<O: Optimizer>(optimizer: &O, entry: &str, request:
         return g.finish();
     }
     let [param, grad, lr, step] = [input(&inputs, "param")?, input(&inputs, "grad")?, input(&inputs, "lr")?, input(&inputs, "step")?];
-    let updated = optimizer.update(&mut g, ParamUpdate { param, grad, lr, step })?;
+    // A host of 1.0 does not know the factor.
+    let decay = inputs.get("decay").copied().unwrap_or_else(|| g.constant(1.0));
+    let updated = optimizer.update(&mut g, ParamUpdate { param, grad, lr, step, decay })?;
     let wanted = g.ty(param).clone();
     returns(&g, &format!("update of optimizer `{}`", O::ID), updated, &wanted)?;
     g.output("param", updated);
@@ -338,6 +410,37 @@ pub(crate) fn trace_metric<M: Metric>(metric: &M, entry: &str, request: &TraceRe
     let outputs = if entry == "update" { metric.update(&mut g, &Observed { values: inputs })? } else { metric.compute(&mut g, &inputs)? };
     for (name, value) in outputs {
         g.output(&name, value);
+    }
+    g.finish()
+}
+
+pub(crate) fn trace_transform<T: Transform>(transform: &T, entry: &str, request: &TraceRequest) -> Result<solstice_ir::Graph> {
+    known_entry("transform", T::ID, entry, &["apply"])?;
+    let (mut g, inputs) = begin(entry, request);
+    let x = input(&inputs, "x")?;
+    let y = transform.apply(&mut g, x)?;
+    let wanted = g.ty(x).clone();
+    returns(&g, &format!("apply of transform `{}`", T::ID), y, &wanted)?;
+    if let Some((id, own, _)) = g.ir().parameters().find(|(_, parameter, _)| parameter.role.is_state()) {
+        let problem = format!(
+            "transform `{}` makes the weight or state `{}`; it may read its input, random numbers, the step and live scalars only",
+            T::ID,
+            own.name
+        );
+        return Err(Error::at(problem, g.ir().node(id).location.to_string()));
+    }
+    g.output("y", y);
+    g.finish()
+}
+
+pub(crate) fn trace_callback<C: Callback>(callback: &C, entry: &str, request: &TraceRequest) -> Result<solstice_ir::Graph> {
+    known_entry("callback", C::ID, entry, &["shadow"])?;
+    let (mut g, inputs) = begin(entry, request);
+    let at = ShadowUpdate { shadow: input(&inputs, "shadow")?, param: input(&inputs, "param")?, step: input(&inputs, "step")? };
+    if let Some(shadow) = callback.shadow(&mut g, at)? {
+        let wanted = g.ty(at.param).clone();
+        returns(&g, &format!("shadow of callback `{}`", C::ID), shadow, &wanted)?;
+        g.output("shadow", shadow);
     }
     g.finish()
 }
@@ -481,6 +584,96 @@ pub(crate) fn trace_experiment<E: Experiment>(
         experiment.eval_step(&mut step)?
     }
     step.finish()
+}
+
+struct CalledCallback<C: Callback> {
+    callback: C,
+    state: Mutex<C::State>,
+    facts: OnceLock<RunFacts>,
+}
+
+impl<C: Callback> CalledCallback<C> {
+    fn new(callback: C) -> Self {
+        CalledCallback { callback, state: Mutex::new(C::State::default()), facts: OnceLock::new() }
+    }
+}
+
+impl<C: Callback> abi::CallbackAbi for CalledCallback<C> {
+    fn moments(&self) -> RResult<RString, AbiError> {
+        guard(|| to_json(&C::MOMENTS).map(RString::from))
+    }
+
+    fn start(&self, facts: RSlice<'_, u8>) -> RResult<(), AbiError> {
+        guard(|| {
+            let facts = from_json(facts)?;
+            self.callback.start(&facts).map_err(plugin_error)?;
+            let _ = self.facts.set(facts);
+            Ok(())
+        })
+    }
+
+    fn on_event(&self, event: RSlice<'_, u8>, run: RunAccessRef<'_>) -> RResult<RVec<u8>, AbiError> {
+        guard(|| {
+            let ask = |question: &Question, tensors: &[NamedTensor]| -> Result<Vec<NamedTensor>> {
+                let (question, tensors) = (serde_json::to_vec(question)?, tensors_to_bytes(tensors));
+                match run.ask(question.as_slice().into(), tensors.as_slice().into()) {
+                    RResult::ROk(bytes) => tensors_from_bytes(&bytes).map_err(|problem| Error::at(problem, "")),
+                    RResult::RErr(error) => Err(Error::at(error.message.as_str(), error.location.as_str())),
+                }
+            };
+            let facts = self.facts.get().ok_or_else(|| AbiError::new(ErrorKind::PROTOCOL, "the callback was not started"))?;
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let actions = self.callback.on_event(&mut state, &from_json(event)?, &Run::new(facts, &ask)).map_err(plugin_error)?;
+            to_json(&actions).map(|json| json.into_bytes().into())
+        })
+    }
+
+    fn save(&self) -> RResult<RString, AbiError> {
+        guard(|| to_json(&*self.state.lock().unwrap_or_else(PoisonError::into_inner)).map(RString::from))
+    }
+
+    fn load(&self, state: RStr<'_>) -> RResult<(), AbiError> {
+        guard(|| {
+            let read = serde_json::from_str(state.as_str());
+            let read = read.map_err(|error| AbiError::new(ErrorKind::PLUGIN, format!("its saved state is of another version: {error}")))?;
+            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = read;
+            Ok(())
+        })
+    }
+}
+
+struct CalledLogger<L> {
+    logger: L,
+    sink: Mutex<Option<Box<dyn LogSink>>>,
+}
+
+impl<L> CalledLogger<L> {
+    fn with_sink(&self, call: impl FnOnce(&mut dyn LogSink) -> Result<()>) -> Result<(), AbiError> {
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let sink = sink.as_mut().ok_or_else(|| AbiError::new(ErrorKind::PROTOCOL, "the logger was not opened"))?;
+        call(sink.as_mut()).map_err(plugin_error)
+    }
+}
+
+impl<L: Logger> abi::LoggerAbi for CalledLogger<L> {
+    fn open(&self, facts: RSlice<'_, u8>) -> RResult<(), AbiError> {
+        guard(|| {
+            let sink = self.logger.open(&from_json(facts)?).map_err(plugin_error)?;
+            *self.sink.lock().unwrap_or_else(PoisonError::into_inner) = Some(sink);
+            Ok(())
+        })
+    }
+
+    fn log(&self, items: RSlice<'_, u8>) -> RResult<(), AbiError> {
+        guard(|| {
+            let items: Vec<solstice_plugin_abi::run::LogItem> = from_json(items)?;
+            self.with_sink(|sink| sink.log(&items))
+        })
+    }
+
+    fn flush(&self) -> RResult<(), AbiError> {
+        guard(|| self.with_sink(|sink| sink.flush()))
+    }
 }
 
 // ---- services of the host ----------------------------------------------------------------------------------------------------------------

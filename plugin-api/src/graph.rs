@@ -20,7 +20,7 @@ pub struct Tensor(pub(crate) NodeId);
 /// A graph under construction.
 pub struct Graph {
     ir: solstice_ir::Graph,
-    scopes: Vec<Arc<str>>,
+    scopes: Vec<Scope>,
     parameters: BTreeMap<String, NodeId>,
     training: bool,
     facts: BTreeMap<String, Value>,
@@ -28,8 +28,16 @@ pub struct Graph {
     calls: u32,
     error: Option<Error>,
     empty: Arc<str>,
-    // Inside a composite: the line that asked for it, which says more than the layer's own.
+    // Inside a layer or a composite: the line that asked for it, which says more than the layer's own.
     fixed_location: Option<Arc<str>>,
+}
+
+/// A named scope that is open.
+struct Scope {
+    /// Dotted path, `block3.attention`; empty outside all scopes.
+    path: Arc<str>,
+    /// ``conv2d `block3.conv` `` while a layer is built: its errors begin with it.
+    layer: Option<String>,
 }
 
 impl Graph {
@@ -37,7 +45,7 @@ impl Graph {
     pub fn new(name: &str, training: bool) -> Graph {
         Graph {
             ir: solstice_ir::Graph::new(name),
-            scopes: vec![Arc::from("")],
+            scopes: vec![Scope { path: Arc::from(""), layer: None }],
             parameters: BTreeMap::new(),
             training,
             facts: BTreeMap::new(),
@@ -100,11 +108,15 @@ impl Graph {
         }
     }
 
-    /// Notes an error; the first one is kept. Returns a scalar placeholder.
+    /// Notes an error; the first one is kept. Returns a scalar placeholder. A layer's name goes in front.
     #[track_caller]
     pub fn fail(&mut self, message: impl Into<String>) -> Tensor {
         if self.error.is_none() {
-            self.error = Some(Error::new(message));
+            let message = match &self.innermost().layer {
+                Some(layer) => format!("{layer}: {}", message.into()),
+                None => message.into(),
+            };
+            self.error = Some(Error::at(message, &*self.caller()));
         }
         let value = Literal::scalar(DType::F32, 0.0);
         let ty = value.ty.clone();
@@ -113,17 +125,39 @@ impl Graph {
 
     // ---- scopes, parameters, state -------------------------------------------------------------------------------------------------
 
-    /// Runs `body` inside the named scope: parameters and labels get `name.` in front.
+    /// Runs `body` inside the named scope: parameters and labels get `name.` in front. A layer (`linear`, `conv2d`, ..) is a scope of its own.
     pub fn scope<T>(&mut self, name: &str, body: impl FnOnce(&mut Graph) -> T) -> T {
-        let path = self.qualified(name);
-        self.scopes.push(path.into());
+        let path = self.qualified(name).into();
+        self.scopes.push(Scope { path, layer: None });
         let result = body(self);
         self.scopes.pop();
         result
     }
 
+    /// Runs `body` inside the scope of the layer `name`, a `function` such as `linear`: labels and errors name the layer, at the line of the caller.
+    ///
+    /// Errors: what was noted before, and what `body` notes or returns.
+    #[track_caller]
+    pub(crate) fn layer<T>(&mut self, function: &str, name: &str, body: impl FnOnce(&mut Graph) -> Result<T>) -> Result<T> {
+        self.check()?;
+        let path = self.qualified(name);
+        let layer = Some(format!("{function} `{path}`"));
+        let location = self.caller();
+        let outer = self.fixed_location.replace(location);
+        self.scopes.push(Scope { path: path.into(), layer });
+        let result = body(self);
+        self.scopes.pop();
+        self.fixed_location = outer;
+        self.check()?;
+        result
+    }
+
+    fn innermost(&self) -> &Scope {
+        &self.scopes[self.scopes.len() - 1]
+    }
+
     fn qualified(&self, name: &str) -> String {
-        let outer = &self.scopes[self.scopes.len() - 1];
+        let outer = &self.innermost().path;
         if outer.is_empty() { name.to_owned() } else { format!("{outer}.{name}") }
     }
 
@@ -137,7 +171,7 @@ impl Graph {
             return Tensor(id);
         }
         let op = Op::Parameter(Parameter { name: name.clone(), role, init });
-        let id = self.ir.push_typed(op, vec![], ty, self.scopes[self.scopes.len() - 1].clone(), self.caller());
+        let id = self.ir.push_typed(op, vec![], ty, self.innermost().path.clone(), self.caller());
         self.parameters.insert(name, id);
         Tensor(id)
     }
@@ -257,13 +291,15 @@ impl Graph {
     #[track_caller]
     pub fn push(&mut self, op: Op, inputs: &[Tensor]) -> Tensor {
         let location = self.caller();
-        let scope = self.scopes[self.scopes.len() - 1].clone();
+        let scope = self.innermost().path.clone();
         let ids: Vec<NodeId> = inputs.iter().map(|input| input.0).collect();
         let name = op.name();
         match self.ir.push(op, &ids, &scope, &location) {
             Ok(id) => Tensor(id),
             Err(error) => {
-                let place = if scope.is_empty() { String::new() } else { format!(" in `{scope}`") };
+                // A layer's name stands in front already.
+                let is_told = scope.is_empty() || self.innermost().layer.is_some();
+                let place = if is_told { String::new() } else { format!(" in `{scope}`") };
                 self.fail(format!("{name}{place}: {}", error.message))
             }
         }
@@ -273,7 +309,7 @@ impl Graph {
     fn leaf(&mut self, op: Op, inputs: &[Tensor], ty: TensorType) -> Tensor {
         let location = self.caller();
         let ids = inputs.iter().map(|input| input.0).collect();
-        Tensor(self.ir.push_typed(op, ids, ty, self.scopes[self.scopes.len() - 1].clone(), location))
+        Tensor(self.ir.push_typed(op, ids, ty, self.innermost().path.clone(), location))
     }
 
     /// A named function with its own decomposition (see `Op::Composite`). `body` gets the inputs and returns the results.

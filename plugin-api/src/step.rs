@@ -1,9 +1,14 @@
-//! The context in which an experiment builds its step: batch in, model and optimizer called by handle, metrics out.
+//! The context in which an experiment builds its step: batch in, model and optimizer called by handle, metrics out. How a loss becomes new weights is
+//! in `step/minimize.rs`.
+
+mod accumulate;
+mod clip;
+mod minimize;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::traits::Observed;
-use solstice_ir::{DType, Role, TensorType};
+use solstice_ir::{DType, NodeId, TensorType};
 use solstice_plugin_abi::wire::{Field, FieldRole, MetricPort, NamedType, StepRequest, StepTrace, TraceRequest};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Deref, DerefMut};
@@ -19,7 +24,10 @@ pub struct Step<'a> {
     training: bool,
     observed: BTreeMap<String, Tensor>,
     metrics: Vec<MetricPort>,
+    gradients: BTreeMap<String, NodeId>,
     traced: HashMap<String, solstice_ir::Graph>,
+    /// The input after the recipe's transforms, once something has asked for it.
+    transformed: Option<Tensor>,
 }
 
 impl Deref for Step<'_> {
@@ -39,7 +47,17 @@ impl<'a> Step<'a> {
     /// An empty step; the host's side of an experiment makes it.
     pub fn new(request: &'a StepRequest, training: bool, tracer: &'a Tracer<'a>) -> Step<'a> {
         let graph = Graph::new(&format!("{}_step", request.split), training).with_facts(request.facts.clone());
-        Step { graph, request, tracer, training, observed: BTreeMap::new(), metrics: vec![], traced: HashMap::new() }
+        Step {
+            graph,
+            request,
+            tracer,
+            training,
+            observed: BTreeMap::new(),
+            metrics: vec![],
+            gradients: BTreeMap::new(),
+            traced: HashMap::new(),
+            transformed: None,
+        }
     }
 
     // ---- the batch -----------------------------------------------------------------------------------------------------------------
@@ -49,7 +67,8 @@ impl<'a> Step<'a> {
         self.request.batch_size
     }
 
-    /// The field `name` of the batch, `[batch, ..]`: f32 for `u8` (scaled as the data set says) and `f32` fields, i32 otherwise.
+    /// The field `name` of the batch, `[batch, ..]`: f32 for `u8` (scaled as the data set says) and `f32` fields, i32 otherwise. It is as the data set
+    /// gives it: transforms change [`Step::input`] alone.
     #[track_caller]
     pub fn field(&mut self, name: &str) -> Result<Tensor> {
         let request = self.request;
@@ -62,10 +81,38 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// The first field that the model should see.
+    /// The first field that the model should see; in training, changed by the recipe's transforms, and the same however often it is asked for.
     #[track_caller]
     pub fn input(&mut self) -> Result<Tensor> {
-        self.field_of(FieldRole::Input, "input")
+        if let Some(x) = self.transformed {
+            return Ok(x);
+        }
+        let x = self.field_of(FieldRole::Input, "input")?;
+        if self.has_transforms() { self.transform(x) } else { Ok(x) }
+    }
+
+    /// True when this step is to transform its input.
+    fn has_transforms(&self) -> bool {
+        self.training && !self.request.transforms.is_empty()
+    }
+
+    /// `x` through the recipe's transforms, in order. Each is inlined under its own path, so that two of a kind draw different random numbers.
+    #[track_caller]
+    fn transform(&mut self, x: Tensor) -> Result<Tensor> {
+        self.graph.check()?;
+        if self.graph.dtype(x) != DType::F32 {
+            let found = self.graph.ty(x);
+            return Err(Error::new(format!(
+                "transforms change numbers (f32), the model's input is {found}; leave `transforms` out of the recipe"
+            )));
+        }
+        let request = self.request;
+        let mut y = x;
+        for path in &request.transforms {
+            y = only(self.call(path, "apply", &[("x", y)])?, &format!("the transform at `{path}`"))?;
+        }
+        self.transformed = Some(y);
+        Ok(y)
     }
 
     /// The first field that the model should predict.
@@ -132,13 +179,14 @@ impl<'a> Step<'a> {
     #[track_caller]
     fn call_in(&mut self, path: &str, scope: &str, entry: &str, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>> {
         self.graph.check()?;
-        let inner = self.traced(path, entry, inputs)?;
+        let types: Vec<(&str, TensorType)> = inputs.iter().map(|(name, tensor)| (*name, self.graph.ty(*tensor).clone())).collect();
+        let inner = self.traced(path, entry, &types)?;
         self.graph.inline(&inner, inputs, scope)
     }
 
     /// The graph of a component's entry for inputs of these types; equal requests are traced once.
-    fn traced(&mut self, path: &str, entry: &str, inputs: &[(&str, Tensor)]) -> Result<solstice_ir::Graph> {
-        let named = inputs.iter().map(|(name, tensor)| NamedType { name: (*name).into(), ty: self.graph.ty(*tensor).clone() }).collect();
+    fn traced(&mut self, path: &str, entry: &str, inputs: &[(&str, TensorType)]) -> Result<solstice_ir::Graph> {
+        let named = inputs.iter().map(|(name, ty)| NamedType { name: (*name).into(), ty: ty.clone() }).collect();
         let request = TraceRequest { inputs: named, training: self.training, facts: self.request.facts.clone() };
         let key = format!("{path}\n{entry}\n{}", serde_json::to_string(&request)?);
         if !self.traced.contains_key(&key) {
@@ -162,77 +210,6 @@ impl<'a> Step<'a> {
         let step = self.graph.convert(step, DType::F32);
         let total_steps = self.graph.run_scalar("total_steps", DType::F32);
         only(self.call("schedule", "rate", &[("base_lr", base_lr), ("step", step), ("total_steps", total_steps)])?, "the schedule")
-    }
-
-    /// Gradients of the scalar `loss` by every trainable weight, one optimizer update of each, and the norms.
-    ///
-    /// When the loss or the norm of the gradients is not finite, nothing of the state changes and `nonfinite` counts the step.
-    #[track_caller]
-    pub fn minimize(&mut self, loss: Tensor) -> Result<()> {
-        self.graph.check()?;
-        let params = self.graph.params();
-        if params.is_empty() {
-            return Err(Error::new("there is nothing to train: the step has no trainable weight"));
-        }
-        let weights: Vec<Tensor> = params.iter().map(|(_, weight)| *weight).collect();
-        let grads = self.graph.grad(loss, &weights);
-        let grad_norm = self.norm(&grads);
-        let both = {
-            let loss_finite = self.graph.is_finite(loss);
-            let norm_finite = self.graph.is_finite(grad_norm);
-            self.graph.and(loss_finite, norm_finite)
-        };
-        let lr = self.learning_rate()?;
-        let step = self.graph.run_scalar("step", DType::U32);
-        let step = self.graph.convert(step, DType::F32);
-        let step = self.graph.offset(step, 1.0);
-        let mut changes = Vec::new();
-        for ((name, weight), grad) in params.iter().zip(&grads) {
-            let inputs = [("param", *weight), ("grad", *grad), ("lr", lr), ("step", step)];
-            let outputs = self.graph_update(name, &inputs)?;
-            let updated = only(outputs, "the optimizer")?;
-            changes.push(self.graph.sub(updated, *weight));
-            self.graph.update(*weight, updated);
-        }
-        // Everything that the step would change is kept as it was when a number is not finite.
-        for (state, value) in self.graph.updates() {
-            let kept = self.graph.select(both, value, state);
-            self.graph.update(state, kept);
-        }
-        let one = self.graph.constant(1.0);
-        let zero = self.graph.constant(0.0);
-        let nonfinite = self.graph.select(both, zero, one);
-        self.log_sum("nonfinite", nonfinite)?;
-        self.log_scalar("lr", lr)?;
-        if self.request.norms {
-            let param_norm = self.norm(&weights);
-            let update_norm = self.norm(&changes);
-            self.log_scalar("grad_norm", grad_norm)?;
-            self.log_scalar("param_norm", param_norm)?;
-            self.log_scalar("update_norm", update_norm)?;
-        }
-        self.graph.check()
-    }
-
-    fn graph_update(&mut self, param: &str, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>> {
-        // Optimizer state is named after its parameter; live fields (`weight_decay`) stay one scalar for all parameters.
-        let path = "optimizer";
-        let mut inner = self.traced(path, "update", inputs)?;
-        let mut renamed = HashMap::new();
-        for node in &mut inner.nodes {
-            if let solstice_ir::Op::Parameter(parameter) = &mut node.op
-                && parameter.role == Role::OptState
-            {
-                let name = format!("{param}.{}", parameter.name);
-                renamed.insert(std::mem::replace(&mut parameter.name, name.clone()), name);
-            }
-        }
-        for update in &mut inner.updates {
-            if let Some(name) = renamed.get(&update.state) {
-                update.state = name.clone();
-            }
-        }
-        self.graph.inline(&inner, inputs, path)
     }
 
     /// Euclidean norm of several tensors together: a scalar.
@@ -329,6 +306,14 @@ impl<'a> Step<'a> {
 
     /// The finished step with the recipe's metrics in it.
     pub fn finish(mut self) -> Result<StepTrace> {
+        if self.has_transforms() && self.transformed.is_none() {
+            return Err(Error::at(
+                "the recipe lists `transforms`, but this experiment never reads `step.input()`, which they change; leave them out of the recipe",
+                "",
+            ));
+        }
+        // Ids stay: the graph is finished with all its nodes, whether something reads them or not.
+        let seen = self.observed.iter().map(|(name, value)| (name.clone(), value.0)).collect();
         let mask = self.mask();
         let mut observed = Observed { values: std::mem::take(&mut self.observed) };
         observed.values.insert("mask".into(), mask);
@@ -347,7 +332,7 @@ impl<'a> Step<'a> {
             rename_inputs(&mut compute, &increments, &states);
             self.metrics.push(MetricPort { name, states, compute });
         }
-        Ok(StepTrace { graph: self.graph.finish()?, metrics: self.metrics })
+        Ok(StepTrace { graph: self.graph.finish()?, metrics: self.metrics, gradients: self.gradients, observed: seen })
     }
 }
 

@@ -4,10 +4,16 @@
 //! let graph = testing::trace_model(&Mlp::default(), TensorType::new(DType::F32, [64, 784]))?;
 //! ```
 
+use crate::callbacks::Callback;
 use crate::error::{Error, Result};
 use crate::export;
-use crate::traits::{Config, DataHost, Dataset, Experiment, LrSchedule, Metric, Model, Optimizer, Samples};
+use crate::graph::{Graph as Builder, Tensor};
+use crate::traits::{
+    Config, DataHost, Dataset, Experiment, LrSchedule, Metric, Model, Optimizer, ParamUpdate, Samples, SchedulePoint, Transform,
+};
 use crate::wire::{Field, FieldRole, NamedType, StepRequest, StepTrace, TraceRequest};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use solstice_ir::{DType, Graph, TensorType};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,6 +35,20 @@ pub fn trace_optimizer<O: Optimizer>(optimizer: &O, shape: &[usize]) -> Result<G
     again(|| export::trace_optimizer(optimizer, "update", &request(&inputs, true)))
 }
 
+/// As [`trace_optimizer`] for a parameter with settings of its own: one more input, `decay`, the factor on the weight decay.
+pub fn trace_grouped_optimizer<O: Optimizer>(optimizer: &O, shape: &[usize]) -> Result<Graph> {
+    let (weight, scalar) = (TensorType::new(DType::F32, shape), TensorType::new(DType::F32, []));
+    let inputs = [("param", weight.clone()), ("grad", weight), ("lr", scalar.clone()), ("step", scalar.clone()), ("decay", scalar)];
+    again(|| export::trace_optimizer(optimizer, "update", &request(&inputs, true)))
+}
+
+/// Graph of a callback's copy of a weight of that shape: inputs `shadow`, `param`, `step`, output `shadow`, or none when it keeps no copies.
+pub fn trace_shadow<C: Callback>(callback: &C, shape: &[usize]) -> Result<Graph> {
+    let (weight, scalar) = (TensorType::new(DType::F32, shape), TensorType::new(DType::F32, []));
+    let inputs = [("shadow", weight.clone()), ("param", weight), ("step", scalar)];
+    again(|| export::trace_callback(callback, "shadow", &request(&inputs, true)))
+}
+
 /// Graph of a schedule: inputs `base_lr`, `step`, `total_steps`, output `lr`.
 pub fn trace_lr_schedule<S: LrSchedule>(schedule: &S) -> Result<Graph> {
     let scalar = TensorType::new(DType::F32, []);
@@ -48,6 +68,11 @@ pub fn trace_metric<M: Metric>(metric: &M, observed: &[(&str, TensorType)]) -> R
         update.outputs.iter().map(|output| (output.name.as_str(), update.ty(output.node).clone())).collect();
     let compute = again(|| export::trace_metric(metric, "compute", &request(&sums, false)))?;
     Ok((update, compute))
+}
+
+/// Graph of a transform for an input: input `x`, output `y`.
+pub fn trace_transform<T: Transform>(transform: &T, x: TensorType) -> Result<Graph> {
+    again(|| export::trace_transform(transform, "apply", &request(&[("x", x.clone())], true)))
 }
 
 /// A request for these inputs, without facts.
@@ -73,12 +98,19 @@ type TraceComponent = dyn Fn(&str, &TraceRequest) -> Result<Graph>;
 pub struct Components {
     by_path: BTreeMap<String, Box<TraceComponent>>,
     metrics: Vec<(String, String)>,
+    shadows: Vec<(String, String)>,
+    transforms: Vec<String>,
 }
 
 impl Components {
     /// None yet.
     pub fn new() -> Components {
         Components::default()
+    }
+
+    /// The smallest recipe: a linear model of so many outputs (its weights `fc.weight` and `fc.bias`), plain gradient descent, a constant rate.
+    pub fn linear(outputs: u32) -> Components {
+        Components::new().model(Line { outputs }).optimizer(Descent {}).lr_schedule(Steady {})
     }
 
     /// With a model.
@@ -103,6 +135,20 @@ impl Components {
         self.with(&path, move |entry, request| export::trace_metric(&metric, entry, request))
     }
 
+    /// With one more transform.
+    pub fn transform<T: Transform>(mut self, transform: T) -> Components {
+        let path = format!("transforms.{}", self.transforms.len());
+        self.transforms.push(path.clone());
+        self.with(&path, move |entry, request| export::trace_transform(&transform, entry, request))
+    }
+
+    /// With one more callback, for the copies of weights that it keeps.
+    pub fn callback<C: Callback>(mut self, callback: C) -> Components {
+        let path = format!("callbacks.{}", self.shadows.len());
+        self.shadows.push((path.clone(), C::ID.to_owned()));
+        self.with(&path, move |entry, request| export::trace_callback(&callback, entry, request))
+    }
+
     fn with(mut self, path: &str, trace: impl Fn(&str, &TraceRequest) -> Result<Graph> + 'static) -> Components {
         self.by_path.insert(path.to_owned(), Box::new(trace));
         self
@@ -121,11 +167,64 @@ impl Components {
         if request.metrics.is_empty() {
             request.metrics = self.metrics.clone();
         }
+        if request.shadows.is_empty() {
+            request.shadows = self.shadows.clone();
+        }
+        if request.transforms.is_empty() {
+            request.transforms = self.transforms.clone();
+        }
         export::trace_experiment(experiment, entry, &request, &tracer)
     }
 }
 
+// What `#[config]` would write; it names this crate from outside, so it cannot be used in here.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct Line {
+    outputs: u32,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Line { outputs: 1 }
+    }
+}
+
+impl Model for Line {
+    const ID: &'static str = "line";
+    fn forward(&self, g: &mut Builder, x: Tensor) -> Result<Tensor> {
+        g.linear("fc", x, self.outputs)
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct Descent {}
+
+impl Optimizer for Descent {
+    const ID: &'static str = "descent";
+    fn learning_rate(&self) -> f64 {
+        0.1
+    }
+    fn update(&self, g: &mut Builder, at: ParamUpdate) -> Result<Tensor> {
+        let change = g.mul(at.lr, at.grad);
+        Ok(g.sub(at.param, change))
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct Steady {}
+
+impl LrSchedule for Steady {
+    const ID: &'static str = "steady";
+    fn rate(&self, _: &mut Builder, at: SchedulePoint) -> Result<Tensor> {
+        Ok(at.base_lr)
+    }
+}
+
 /// A request for a batch of one input and one target.
+/// A request for a batch of one input and one target, without training options.
 pub fn step_request(split: &str, batch_size: usize, input: TensorType, target: TensorType) -> StepRequest {
     let field = |name: &str, role: FieldRole, ty: TensorType| Field {
         name: name.into(),

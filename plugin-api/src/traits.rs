@@ -5,6 +5,7 @@ use crate::graph::{Graph, Tensor};
 use crate::step::Step;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
+use solstice_ir::Op;
 use solstice_plugin_abi::wire::DatasetSpec;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,6 +33,20 @@ pub struct ParamUpdate {
     pub lr: Tensor,
     /// Number of this update, from 1 (f32 scalar).
     pub step: Tensor,
+    /// Factor on the optimizer's weight decay for this parameter, 1 unless the recipe groups it (f32 scalar).
+    pub decay: Tensor,
+}
+
+impl ParamUpdate {
+    /// Strength of the weight decay for this parameter: the live field `weight_decay`, at first `value`, times [`ParamUpdate::decay`].
+    #[track_caller]
+    pub fn weight_decay(&self, g: &mut Graph, value: f64) -> Tensor {
+        let strength = g.live("weight_decay", value);
+        match &g.ir().node(self.decay.0).op {
+            Op::Constant { value } if value.splat_value() == Some(1.0) => strength,
+            _ => g.mul(strength, self.decay),
+        }
+    }
 }
 
 /// An update rule, traced once for each parameter.
@@ -42,6 +57,18 @@ pub trait Optimizer: Config {
     fn learning_rate(&self) -> f64;
     /// The new weight. State goes through `g.optimizer_state(..)` and `g.update(..)`; scalar fields that may change live go through `g.live(..)`.
     fn update(&self, g: &mut Graph, at: ParamUpdate) -> Result<Tensor>;
+}
+
+/// Changes samples while training: augmentation on the device.
+///
+/// A recipe lists any number of them; [`Step::input`] applies them in that order. What it draws (`g.random_bits(..)`, `g.random_uniform(..)`) is a function
+/// of the run's seed and the step, and differs between two of a kind. Scalar fields that may change live go through `g.live(..)`.
+pub trait Transform: Config {
+    /// Name in recipes.
+    const ID: &'static str;
+    /// `x` changed, in the same type and shape. `x` is the model's input `[batch, ..]` (f32), scaled as the data set says; padding may be among the
+    /// samples. Called for training steps only. It keeps no state and has no weights.
+    fn apply(&self, g: &mut Graph, x: Tensor) -> Result<Tensor>;
 }
 
 /// Where a schedule is asked.

@@ -1,6 +1,7 @@
 //! Layers as an author meets them: names, shapes, states, and errors that name the author's line. Numbers are tested in `host/engine/tests/golden_ops.rs`.
 
 use solstice_plugin_api::ir::{Graph as Ir, Op, Role};
+use solstice_plugin_api::nn;
 use solstice_plugin_api::prelude::*;
 
 fn graph() -> Graph {
@@ -73,6 +74,74 @@ fn layers_name_and_shape_their_weights_as_pytorch_does() -> Result<()> {
     ];
     let found = parameters(g.ir(), Role::Param);
     assert_eq!(found, wanted.map(|(name, shape)| (name.to_owned(), shape.to_vec())));
+    g.finish().map(drop)
+}
+
+/// Op and scope of every node that computes something.
+fn labels(ir: &Ir) -> Vec<(String, String)> {
+    let computed = ir.nodes.iter().filter(|node| !matches!(node.op, Op::Parameter(_) | Op::Constant { .. }));
+    computed.map(|node| (node.op.name(), node.scope.to_string())).collect()
+}
+
+#[test]
+fn every_node_of_a_layer_carries_the_layers_path() -> Result<()> {
+    let mut inner = graph();
+    let x = input(&mut inner, "x", &[2, 3, 4]);
+    let h = inner.linear("fc1", x, 4)?;
+    let h = inner.relu(h);
+    let h = inner.scope("block3", |g| {
+        let h = g.layer_norm("norm", h)?;
+        g.multi_head_attention("attention", h, 2, true, 0.0)
+    })?;
+    inner.output("y", h);
+    let names = inner.params().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let wanted = [
+        "fc1.weight",
+        "fc1.bias",
+        "block3.norm.weight",
+        "block3.norm.bias",
+        "block3.attention.qkv.weight",
+        "block3.attention.qkv.bias",
+        "block3.attention.out.weight",
+        "block3.attention.out.bias",
+    ];
+    assert_eq!(names, wanted);
+    let inner = inner.finish()?;
+
+    let mut step = graph();
+    let x = input(&mut step, "x", &[2, 3, 4]);
+    step.inline(&inner, &[("x", x)], "model")?;
+    let labels = labels(step.ir());
+    let at = |op: &str| labels.iter().filter(|(found, _)| found == op).map(|(_, scope)| scope.as_str()).collect::<Vec<_>>();
+    assert_eq!(at("dot_general"), ["model.fc1", "model.block3.attention.qkv", "model.block3.attention.out"]);
+    assert_eq!(at("add"), ["model.fc1", "model.block3.attention.qkv", "model.block3.attention.out"]);
+    assert_eq!(at("select"), ["model"], "a function without a name belongs to what is around it");
+    assert_eq!(at("layer_norm"), ["model.block3.norm"]);
+    assert_eq!(at("attention"), ["model.block3.attention"]);
+    let scope_of = |name: &str| step.ir().node(step.ir().parameter(name).unwrap()).scope.to_string();
+    assert_eq!(scope_of("model.fc1.weight"), "model.fc1");
+    assert_eq!(scope_of("model.block3.attention.qkv.bias"), "model.block3.attention.qkv");
+    Ok(())
+}
+
+#[test]
+fn a_layers_nodes_name_the_authors_line_and_its_errors_the_whole_path() -> Result<()> {
+    let mut g = graph();
+    let x = input(&mut g, "x", &[2, 3, 4]);
+    let line = line!() + 1;
+    g.multi_head_attention("mha", x, 2, false, 0.5)?;
+    let wanted = format!("{}:{line}", file!());
+    assert!(g.ir().nodes.iter().skip(1).all(|node| *node.location == *wanted), "{}", g.ir());
+    // The layer is closed again: what follows is not in its scope.
+    let y = g.relu(x);
+    assert_eq!(labels(g.ir()).last().map(|(_, scope)| scope.as_str()), Some(""));
+
+    let message = error_at(|g| {
+        let x = input(g, "x", &[2, 3, 2]);
+        g.scope("stem", |g| (line!(), g.conv1d("conv", x, nn::Conv1d::new(5, 3))))
+    });
+    assert_eq!(message, "conv1d `stem.conv`: convolution: a kernel of [3] does not fit in an input of [2] with padding [0]");
+    g.output("y", y);
     g.finish().map(drop)
 }
 

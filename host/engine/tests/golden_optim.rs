@@ -45,11 +45,18 @@ fn traced(name: &str, attrs: &Value, shape: &[usize]) -> (Graph, f64) {
 
 /// The parameter after each step.
 fn run(device: Device, graph: &Graph, lr: f64, param: &Values, grads: &[Values]) -> Vec<Vec<f64>> {
+    run_with_decay(device, graph, lr, 1.0, param, grads)
+}
+
+/// The same with a factor on the weight decay, for graphs that have it as an input.
+fn run_with_decay(device: Device, graph: &Graph, lr: f64, decay: f64, param: &Values, grads: &[Values]) -> Vec<Vec<f64>> {
     let mut machine = Machine::new(device, graph, &BTreeMap::new());
     let mut param = param.data.clone();
     let mut after = vec![];
     for (index, grad) in grads.iter().enumerate() {
-        let outputs = machine.run(&[("param", &param), ("grad", &grad.data), ("lr", &[lr]), ("step", &[(index + 1) as f64])]);
+        let inputs: [(&str, &[f64]); 5] =
+            [("param", &param), ("grad", &grad.data), ("lr", &[lr]), ("step", &[(index + 1) as f64]), ("decay", &[decay])];
+        let outputs = machine.run(&inputs);
         param = outputs["param"].clone();
         after.push(param.clone());
     }
@@ -109,6 +116,49 @@ fn the_cpu_takes_pytorchs_steps() {
 #[test]
 fn a_gpu_takes_pytorchs_steps() {
     follows_pytorch(Device::Gpu);
+}
+
+/// The update graphs of an optimizer with this weight decay: plain, and with a factor on it.
+fn decaying<O: Optimizer>(more: Value, weight_decay: f64, shape: &[usize]) -> (Graph, Graph) {
+    let mut attrs = more;
+    attrs["weight_decay"] = weight_decay.into();
+    let optimizer: O = serde_json::from_value(attrs).unwrap_or_else(|error| panic!("{}: {error}", O::ID));
+    let traced = |graph: solstice_plugin_api::Result<Graph>| graph.unwrap_or_else(|error| panic!("{}: {error}", O::ID));
+    (traced(testing::trace_optimizer(&optimizer, shape)), traced(testing::trace_grouped_optimizer(&optimizer, shape)))
+}
+
+#[test]
+fn a_factor_on_the_weight_decay_is_a_weaker_decay() {
+    type Decaying = fn(Value, f64, &[usize]) -> (Graph, Graph);
+    let none = || Value::Object(serde_json::Map::new());
+    let rules: [(&str, Decaying, Value); 11] = [
+        ("sgd", decaying::<Sgd>, none()),
+        ("sgd with momentum", decaying::<Sgd>, serde_json::json!({ "momentum": 0.9 })),
+        ("adam", decaying::<Adam>, none()),
+        ("adamw", decaying::<AdamW>, none()),
+        ("nadam", decaying::<Nadam>, none()),
+        ("decoupled nadam", decaying::<Nadam>, serde_json::json!({ "decoupled_weight_decay": true })),
+        ("rmsprop", decaying::<RmsProp>, none()),
+        ("adagrad", decaying::<Adagrad>, none()),
+        ("adadelta", decaying::<Adadelta>, none()),
+        ("lion", decaying::<Lion>, none()),
+        ("muon", decaying::<Muon>, none()),
+    ];
+    let tensors = golden::tensors("optim.safetensors");
+    let (grads, param) = (grads(&tensors, 3), &tensors["param"]);
+    for device in [Device::Reference, Device::Cpu] {
+        for (name, decaying, attrs) in &rules {
+            let with = |weight_decay: f64| decaying(attrs.clone(), weight_decay, &param.shape);
+            let (plain, grouped) = with(0.5);
+            let strong = run(device, &plain, 0.01, param, &grads);
+            for (factor, same) in [(0.0, 0.0), (0.25, 0.125), (1.0, 0.5)] {
+                let found = run_with_decay(device, &grouped, 0.01, factor, param, &grads);
+                // Powers of two: the product is exact, and so is all that follows.
+                assert_eq!(found, run(device, &with(same).0, 0.01, param, &grads), "{name} on {device:?}, factor {factor}");
+                assert_eq!(found == strong, factor == 1.0, "{name} on {device:?}: the decay changes nothing");
+            }
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 #![allow(non_local_definitions, non_camel_case_types)]
 #![allow(missing_docs)] // for the `_Ref` and `_Prefix` twins that the derive makes
 
-use crate::{AbiError, DatasetBox, ExperimentBox, TracedBox};
+use crate::{AbiError, CallbackBox, DatasetBox, ExperimentBox, LoggerBox, TracedBox};
 use abi_stable::{
     StableAbi,
     library::RootModule,
@@ -32,6 +32,10 @@ pub struct PluginModule {
     /// (id, config text) to an experiment.
     #[sabi(last_prefix_field)]
     pub create_experiment: extern "C" fn(RStr<'_>, RStr<'_>) -> RResult<ExperimentBox, AbiError>,
+    /// (id, config text) to a callback. Since 1.1. The traced part of a callback comes from `create_traced`.
+    pub create_callback: extern "C" fn(RStr<'_>, RStr<'_>) -> RResult<CallbackBox, AbiError>,
+    /// (id, config text) to a logger. Since 1.1.
+    pub create_logger: extern "C" fn(RStr<'_>, RStr<'_>) -> RResult<LoggerBox, AbiError>,
 }
 
 impl RootModule for PluginModule_Ref {

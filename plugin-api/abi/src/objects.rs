@@ -49,12 +49,54 @@ pub trait TracerAbi {
     fn trace(&self, component: RStr<'_>, entry: RStr<'_>, request: RSlice<'_, u8>) -> RResult<RVec<u8>, AbiError>;
 }
 
+/// Code that is called while a run goes on.
+#[sabi_trait]
+pub trait CallbackAbi: Send + Sync {
+    /// JSON of `Vec<run::Moment>`: when it wants to be called.
+    fn moments(&self) -> RResult<RString, AbiError>;
+    /// JSON of `run::RunFacts`; once, before any event.
+    fn start(&self, facts: RSlice<'_, u8>) -> RResult<(), AbiError>;
+    /// JSON of `Vec<run::Action>`; `event` is JSON of `run::Event`. Called between two steps.
+    fn on_event(&self, event: RSlice<'_, u8>, run: RunAccessRef<'_>) -> RResult<RVec<u8>, AbiError>;
+    /// Its state as JSON, for a checkpoint.
+    fn save(&self) -> RResult<RString, AbiError>;
+    /// Takes a saved state back.
+    #[sabi(last_prefix_field)]
+    fn load(&self, state: RStr<'_>) -> RResult<(), AbiError>;
+}
+
+/// The host's side of a callback: answers questions about the run.
+#[sabi_trait]
+pub trait RunAccessAbi {
+    /// (JSON of `run::Question`, tensors that belong to it) to tensors; both as `run::tensors_to_bytes`.
+    #[sabi(last_prefix_field)]
+    fn ask(&self, question: RSlice<'_, u8>, tensors: RSlice<'_, u8>) -> RResult<RVec<u8>, AbiError>;
+}
+
+/// A place that a run's log goes to. It has a thread of its own, and may be slow or fail without harm to the run.
+#[sabi_trait]
+pub trait LoggerAbi: Send + Sync {
+    /// JSON of `run::RunFacts`; once, before anything is logged.
+    fn open(&self, facts: RSlice<'_, u8>) -> RResult<(), AbiError>;
+    /// JSON of `Vec<run::LogItem>`, in the order in which they happened.
+    fn log(&self, items: RSlice<'_, u8>) -> RResult<(), AbiError>;
+    /// The log is wanted on disk: at every checkpoint, and at the end.
+    #[sabi(last_prefix_field)]
+    fn flush(&self) -> RResult<(), AbiError>;
+}
+
 /// An owned [`Traced`].
 pub type TracedBox = Traced_TO<'static, RBox<()>>;
 /// An owned [`DatasetAbi`].
 pub type DatasetBox = DatasetAbi_TO<'static, RBox<()>>;
 /// An owned [`ExperimentAbi`].
 pub type ExperimentBox = ExperimentAbi_TO<'static, RBox<()>>;
+/// An owned [`CallbackAbi`].
+pub type CallbackBox = CallbackAbi_TO<'static, RBox<()>>;
+/// An owned [`LoggerAbi`].
+pub type LoggerBox = LoggerAbi_TO<'static, RBox<()>>;
+/// A borrowed [`RunAccessAbi`].
+pub type RunAccessRef<'a> = RunAccessAbi_TO<'a, RRef<'a, ()>>;
 /// A borrowed [`TracerAbi`].
 pub type TracerRef<'a> = TracerAbi_TO<'a, RRef<'a, ()>>;
 
@@ -71,6 +113,21 @@ pub fn dataset_box(value: impl DatasetAbi + 'static) -> DatasetBox {
 /// Boxes an experiment; see [`traced_box`].
 pub fn experiment_box(value: impl ExperimentAbi + 'static) -> ExperimentBox {
     ExperimentAbi_TO::from_value(Guarded::new(value), TD_Opaque)
+}
+
+/// Boxes a callback; see [`traced_box`].
+pub fn callback_box(value: impl CallbackAbi + 'static) -> CallbackBox {
+    CallbackAbi_TO::from_value(Guarded::new(value), TD_Opaque)
+}
+
+/// Boxes a logger; see [`traced_box`].
+pub fn logger_box(value: impl LoggerAbi + 'static) -> LoggerBox {
+    LoggerAbi_TO::from_value(Guarded::new(value), TD_Opaque)
+}
+
+/// Lends access to a run for one call.
+pub fn run_access_ref<'a, T: RunAccessAbi + 'a>(run: &'a T) -> RunAccessRef<'a> {
+    RunAccessAbi_TO::from_ptr(RRef::new(run), TD_Opaque)
 }
 
 /// Lends a tracer for one call.
@@ -121,5 +178,35 @@ impl<T: DatasetAbi> DatasetAbi for Guarded<T> {
 impl<T: ExperimentAbi> ExperimentAbi for Guarded<T> {
     fn trace(&self, entry: RStr<'_>, request: RSlice<'_, u8>, tracer: TracerRef<'_>) -> RResult<RVec<u8>, AbiError> {
         guard(|| self.0.trace(entry, request, tracer).into_result())
+    }
+}
+
+impl<T: CallbackAbi> CallbackAbi for Guarded<T> {
+    fn moments(&self) -> RResult<RString, AbiError> {
+        guard(|| self.0.moments().into_result())
+    }
+    fn start(&self, facts: RSlice<'_, u8>) -> RResult<(), AbiError> {
+        guard(|| self.0.start(facts).into_result())
+    }
+    fn on_event(&self, event: RSlice<'_, u8>, run: RunAccessRef<'_>) -> RResult<RVec<u8>, AbiError> {
+        guard(|| self.0.on_event(event, run).into_result())
+    }
+    fn save(&self) -> RResult<RString, AbiError> {
+        guard(|| self.0.save().into_result())
+    }
+    fn load(&self, state: RStr<'_>) -> RResult<(), AbiError> {
+        guard(|| self.0.load(state).into_result())
+    }
+}
+
+impl<T: LoggerAbi> LoggerAbi for Guarded<T> {
+    fn open(&self, facts: RSlice<'_, u8>) -> RResult<(), AbiError> {
+        guard(|| self.0.open(facts).into_result())
+    }
+    fn log(&self, items: RSlice<'_, u8>) -> RResult<(), AbiError> {
+        guard(|| self.0.log(items).into_result())
+    }
+    fn flush(&self) -> RResult<(), AbiError> {
+        guard(|| self.0.flush().into_result())
     }
 }

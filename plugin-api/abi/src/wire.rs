@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use solstice_ir::{DType, Graph, TensorType};
+use solstice_ir::{DType, Graph, NodeId, TensorType};
 use std::collections::BTreeMap;
 
 /// Kinds of component, as they stand in requests and listings.
@@ -76,8 +76,10 @@ pub struct NamedType {
 /// What a traced component is asked: the graph of one of its entries for these inputs.
 ///
 /// Entries: model `forward` (input `x`, output `y`); optimizer `learning_rate` (no inputs, output `lr`) and `update` (inputs `param`, `grad`, `lr`,
-/// `step`; output `param`; own state by updates); schedule `rate` (inputs `base_lr`, `step`, `total_steps`; output `lr`); metric `update` (inputs: the
-/// step's observations that it names, and `mask`; outputs: increments of its accumulators) and `compute` (inputs: accumulators; outputs: scalars).
+/// `step`, and since 1.1 `decay`, the factor on weight decay; output `param`; own state by updates); schedule `rate` (inputs `base_lr`, `step`, `total_steps`; output `lr`); metric `update` (inputs: the
+/// step's observations that it names, and `mask`; outputs: increments of its accumulators) and `compute` (inputs: accumulators; outputs: scalars);
+/// transform `apply` (input `x`, output `y` of the same type; random numbers and live scalars, no state);
+/// callback `shadow` (inputs: `shadow`, `param` after the step, `step`; output: `shadow`, or none when it keeps no copies).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TraceRequest {
     /// Inputs in order.
@@ -122,6 +124,58 @@ pub struct StepRequest {
     /// Also report the norms of gradients, parameters and updates.
     #[serde(default)]
     pub norms: bool,
+    /// Part of a step that is made of several micro-batches; absent when a step is one batch.
+    #[serde(default)]
+    pub accumulate: Option<Accumulate>,
+    /// Bound on the gradients.
+    #[serde(default)]
+    pub clip: Option<Clip>,
+    /// Groups of parameters with settings of their own.
+    #[serde(default)]
+    pub groups: Vec<ParamGroup>,
+    /// Group of a parameter, by its name; one that is not here has none.
+    #[serde(default)]
+    pub group_of: BTreeMap<String, usize>,
+    /// Callbacks that keep a copy of every weight on the device: path (`callbacks.0`) and name (`ema`).
+    #[serde(default)]
+    pub shadows: Vec<(String, String)>,
+    /// Transforms of the model's input while training: paths (`transforms.0`) in the order in which they are applied.
+    #[serde(default)]
+    pub transforms: Vec<String>,
+}
+
+/// Which part of a step a micro-batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accumulate {
+    /// Adds its gradients, weighted by its samples, and changes no weight.
+    Gather,
+    /// The last of a step: adds its own, divides by the samples of all, updates the weights, and clears the sums.
+    Apply,
+}
+
+/// How gradients are bounded. The bound is the live scalar `trainer.clip`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clip {
+    /// The norm of all gradients together.
+    Norm(f64),
+    /// Each element.
+    Value(f64),
+    /// The norm of each row of a gradient beside the norm of that row of its weight (Brock et al., "High-Performance Large-Scale Image Recognition
+    /// Without Normalization", 2021).
+    Adaptive(f64),
+}
+
+/// Settings of a group of parameters. `lr` and `weight_decay` are the live scalars `trainer.groups.<index>.lr` and `.weight_decay`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ParamGroup {
+    /// Factor on the learning rate.
+    pub lr: f64,
+    /// Factor on the optimizer's weight decay; 0 leaves these parameters out of it.
+    pub weight_decay: f64,
+    /// Not trained at all.
+    pub frozen: bool,
 }
 
 /// An experiment's answer. The graph's `Input` parameters are `batch.<field>` (each `[batch, ..]` in the field's stored type) and `batch.mask` (f32
@@ -132,6 +186,12 @@ pub struct StepTrace {
     pub graph: Graph,
     /// What it accumulates.
     pub metrics: Vec<MetricPort>,
+    /// Gradient of each trained parameter before clipping, by the parameter's name.
+    #[serde(default)]
+    pub gradients: BTreeMap<String, NodeId>,
+    /// What the step observes: `logits`, `target`, ..
+    #[serde(default)]
+    pub observed: BTreeMap<String, NodeId>,
 }
 
 /// Which part a field plays.

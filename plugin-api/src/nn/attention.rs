@@ -29,28 +29,27 @@ impl Graph {
     /// Shapes: `[batch, sequence, width] -> [batch, sequence, width]`. Errors: another rank, heads that do not divide the width, a bad probability.
     #[track_caller]
     pub fn multi_head_attention(&mut self, name: &str, x: Tensor, heads: usize, causal: bool, dropout: f64) -> Result<Tensor> {
-        self.check()?;
-        let &[batch, sequence, width] = self.shape(x) else {
-            let found = self.ty(x).clone();
-            self.fail(format!("multi_head_attention `{name}`: wants x as f32[batch, sequence, width], got {found}"));
-            return self.check().map(|()| x);
-        };
-        if heads == 0 || width % heads != 0 {
-            self.fail(format!("multi_head_attention `{name}`: wants heads that divide the width {width}, got {heads}"));
-        }
-        self.check()?;
-        let qkv = self.linear(&format!("{name}.qkv"), x, 3 * width)?; // [batch, sequence, 3 width]
-        let parts = self.reshape(qkv, &[batch, sequence, 3, heads, width / heads]);
-        let parts = self.transpose(parts, &[2, 0, 3, 1, 4]); // [3, batch, heads, sequence, dim]
-        let mut part = [parts; 3];
-        for (index, slot) in part.iter_mut().enumerate() {
-            let cut = self.slice(parts, 0, index, index + 1);
-            *slot = self.reshape(cut, &[batch, heads, sequence, width / heads]);
-        }
-        let mixed = self.attention(&format!("multi_head_attention `{name}`"), part, causal, dropout); // [batch, heads, sequence, dim]
-        let mixed = self.transpose(mixed, &[0, 2, 1, 3]);
-        let mixed = self.reshape(mixed, &[batch, sequence, width]);
-        self.linear(&format!("{name}.out"), mixed, width)
+        self.layer("multi_head_attention", name, |g| {
+            let &[batch, sequence, width] = g.shape(x) else {
+                let found = g.ty(x).clone();
+                return Ok(g.fail(format!("wants x as f32[batch, sequence, width], got {found}")));
+            };
+            if heads == 0 || width % heads != 0 {
+                return Ok(g.fail(format!("wants heads that divide the width {width}, got {heads}")));
+            }
+            let qkv = g.linear("qkv", x, 3 * width)?; // [batch, sequence, 3 width]
+            let parts = g.reshape(qkv, &[batch, sequence, 3, heads, width / heads]);
+            let parts = g.transpose(parts, &[2, 0, 3, 1, 4]); // [3, batch, heads, sequence, dim]
+            let mut part = [parts; 3];
+            for (index, slot) in part.iter_mut().enumerate() {
+                let cut = g.slice(parts, 0, index, index + 1);
+                *slot = g.reshape(cut, &[batch, heads, sequence, width / heads]);
+            }
+            let mixed = g.attention("attention", part, causal, dropout); // [batch, heads, sequence, dim]
+            let mixed = g.transpose(mixed, &[0, 2, 1, 3]);
+            let mixed = g.reshape(mixed, &[batch, sequence, width]);
+            g.linear("out", mixed, width)
+        })
     }
 
     #[track_caller]

@@ -169,15 +169,15 @@ impl Graph {
 
     #[track_caller]
     fn conv_layer<const N: usize>(&mut self, function: &str, name: &str, x: Tensor, layer: &Conv<N>) -> Result<Tensor> {
-        self.check()?;
-        let channels = self.conv_channels(function, name, x, N, layer.channels, layer.groups)?;
-        let mut shape = vec![layer.channels, channels / layer.groups];
-        shape.extend(layer.kernel);
-        let start = init::fan_in_uniform(init::fans(&shape).0);
-        let weight = self.param(&format!("{name}.weight"), &shape, start.clone());
-        let y = self.convolution(x, weight, layer.geometry());
-        let y = self.conv_bias(name, y, layer.bias, start);
-        self.check().map(|()| y).map_err(|error| named(function, name, error))
+        self.layer(function, name, |g| {
+            let channels = g.conv_channels(x, N, layer.channels, layer.groups)?;
+            let mut shape = vec![layer.channels, channels / layer.groups];
+            shape.extend(layer.kernel);
+            let start = init::fan_in_uniform(init::fans(&shape).0);
+            let weight = g.param("weight", &shape, start.clone());
+            let y = g.convolution(x, weight, layer.geometry());
+            Ok(g.conv_bias(y, layer.bias, start))
+        })
     }
 
     /// Convolution with weights that are values: `weight` `[out, in / groups, kernel..]`, `bias` `[out]`.
@@ -207,16 +207,16 @@ impl Graph {
 
     #[track_caller]
     fn conv_transpose_layer<const N: usize>(&mut self, function: &str, name: &str, x: Tensor, layer: &ConvTranspose<N>) -> Result<Tensor> {
-        self.check()?;
-        let channels = self.conv_channels(function, name, x, N, layer.channels, layer.groups)?;
-        let mut shape = vec![channels, layer.channels / layer.groups];
-        shape.extend(layer.kernel);
-        let start = init::fan_in_uniform(init::fans(&shape).0);
-        let weight = self.param(&format!("{name}.weight"), &shape, start.clone());
-        let geometry = geometry(&layer.stride, &layer.padding, &layer.dilation, layer.groups);
-        let y = self.conv_transpose_with(x, weight, None, geometry, &layer.output_padding);
-        let y = self.conv_bias(name, y, layer.bias, start);
-        self.check().map(|()| y).map_err(|error| named(function, name, error))
+        self.layer(function, name, |g| {
+            let channels = g.conv_channels(x, N, layer.channels, layer.groups)?;
+            let mut shape = vec![channels, layer.channels / layer.groups];
+            shape.extend(layer.kernel);
+            let start = init::fan_in_uniform(init::fans(&shape).0);
+            let weight = g.param("weight", &shape, start.clone());
+            let geometry = geometry(&layer.stride, &layer.padding, &layer.dilation, layer.groups);
+            let y = g.conv_transpose_with(x, weight, None, geometry, &layer.output_padding);
+            Ok(g.conv_bias(y, layer.bias, start))
+        })
     }
 
     /// Transposed convolution with weights that are values: `weight` `[in, out / groups, kernel..]`, `bias` `[out]`; `geometry` is that of the
@@ -267,24 +267,21 @@ impl Graph {
 
     /// Channels of `x`, after a check of what the op could not say in the layer's words.
     #[track_caller]
-    fn conv_channels(&mut self, function: &str, name: &str, x: Tensor, spatial: usize, out: usize, groups: usize) -> Result<usize> {
+    fn conv_channels(&mut self, x: Tensor, spatial: usize, out: usize, groups: usize) -> Result<usize> {
         let ty = self.ty(x).clone();
         if ty.rank() != spatial + 2 || ty.dtype != DType::F32 {
-            self.fail(format!("{function} `{name}`: wants x as f32[batch, channels, {spatial} spatial axes], got {ty}"));
+            self.fail(format!("wants x as f32[batch, channels, {spatial} spatial axes], got {ty}"));
         } else if groups == 0 || !ty.shape[1].is_multiple_of(groups) || !out.is_multiple_of(groups) {
-            self.fail(format!(
-                "{function} `{name}`: wants groups that divide {} input and {out} output channels, got {groups}",
-                ty.shape[1]
-            ));
+            self.fail(format!("wants groups that divide {} input and {out} output channels, got {groups}", ty.shape[1]));
         }
         self.check().map(|()| ty.shape[1])
     }
 
     #[track_caller]
-    fn conv_bias(&mut self, name: &str, y: Tensor, has_bias: bool, start: solstice_ir::Init) -> Tensor {
+    fn conv_bias(&mut self, y: Tensor, has_bias: bool, start: solstice_ir::Init) -> Tensor {
         match (has_bias, self.shape(y).get(1).copied()) {
             (true, Some(channels)) => {
-                let bias = self.param(&format!("{name}.bias"), &[channels], start);
+                let bias = self.param("bias", &[channels], start);
                 self.add_channel_bias("conv", y, Some(bias))
             }
             _ => y,
@@ -312,11 +309,6 @@ impl Graph {
         }
         Some(self.push(solstice_ir::Op::BroadcastInDim { shape, dims: vec![1] }, &[vector]))
     }
-}
-
-/// The op's message with the layer's name in front.
-fn named(function: &str, name: &str, error: crate::Error) -> crate::Error {
-    crate::Error::at(format!("{function} `{name}`: {}", error.message), error.location)
 }
 
 #[cfg(test)]

@@ -12,16 +12,15 @@ impl Graph {
     /// Gradient: sums of the rows of `grad_out` that were taken from one row.
     #[track_caller]
     pub fn embedding(&mut self, name: &str, indices: Tensor, count: impl Size, width: impl Size) -> Result<Tensor> {
-        self.check()?;
         let (count, width) = (count.size(), width.size());
-        if !self.dtype(indices).is_integer() || count == 0 {
-            let found = self.ty(indices).clone();
-            self.fail(format!("embedding `{name}`: wants i32 or u32 indices into at least one row, got {found} into {count} rows"));
-            return self.check().map(|()| indices);
-        }
-        let weight = self.param(&format!("{name}.weight"), &[count, width], init::normal(1.0));
-        let rows = self.embedding_with(indices, weight);
-        self.check().map(|()| rows)
+        self.layer("embedding", name, |g| {
+            if !g.dtype(indices).is_integer() || count == 0 {
+                let found = g.ty(indices).clone();
+                return Ok(g.fail(format!("wants i32 or u32 indices into at least one row, got {found} into {count} rows")));
+            }
+            let weight = g.param("weight", &[count, width], init::normal(1.0));
+            Ok(g.embedding_with(indices, weight))
+        })
     }
 
     /// Rows of `weight` `[count, width]`. Shapes: indices `[..] -> [.., width]`. Errors, gradient: as [`Graph::embedding`].

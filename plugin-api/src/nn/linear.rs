@@ -23,23 +23,21 @@ impl Graph {
 
     #[track_caller]
     fn linear_layer(&mut self, name: &str, x: Tensor, out: usize, has_bias: bool) -> Result<Tensor> {
-        self.check()?;
-        let Some(&width) = self.shape(x).last().filter(|_| self.dtype(x) == DType::F32) else {
-            let message = format!("linear `{name}`: wants x as f32[.., in], got {}", self.ty(x));
-            self.fail(message);
-            return self.check().map(|()| x);
-        };
-        if out == 0 {
-            self.fail(format!("linear `{name}`: wants a width of at least 1, got none"));
-            return self.check().map(|()| x);
-        }
-        let weight = self.param(&format!("{name}.weight"), &[out, width], init::fan_in_uniform(width));
-        let mut bias = None;
-        if has_bias {
-            bias = Some(self.param(&format!("{name}.bias"), &[out], init::fan_in_uniform(width)));
-        }
-        let y = self.linear_with(x, weight, bias);
-        self.check().map(|()| y)
+        self.layer("linear", name, |g| {
+            let Some(&width) = g.shape(x).last().filter(|_| g.dtype(x) == DType::F32) else {
+                let found = g.ty(x).clone();
+                return Ok(g.fail(format!("wants x as f32[.., in], got {found}")));
+            };
+            if out == 0 {
+                return Ok(g.fail("wants a width of at least 1, got none"));
+            }
+            let weight = g.param("weight", &[out, width], init::fan_in_uniform(width));
+            let mut bias = None;
+            if has_bias {
+                bias = Some(g.param("bias", &[out], init::fan_in_uniform(width)));
+            }
+            Ok(g.linear_with(x, weight, bias))
+        })
     }
 
     /// `x W^T + b` with weights that are values: `weight` `[out, in]`, `bias` `[out]`.

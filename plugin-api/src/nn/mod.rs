@@ -5,6 +5,8 @@
 //! Names, layouts, defaults and initial distributions are those of PyTorch, so that weights can be carried over; where a function differs, it says so.
 //! Functions that a device may have a kernel for are composites of the same name; their bodies are what they mean.
 //!
+//! A layer is a scope: `g.linear("fc1", ..)` labels its nodes `fc1`, so that errors, kernels and the host's summary name the layer.
+//!
 //! One file a family; `init.rs` has the initial distributions. None of it knows the engine: everything is built from the methods in `graph.rs`.
 
 mod activations;

@@ -41,15 +41,15 @@ impl Graph {
 
     #[track_caller]
     fn layer_norm_layer(&mut self, name: &str, x: Tensor, has_bias: bool) -> Result<Tensor> {
-        self.check()?;
-        let width = self.norm_width("layer_norm", name, x)?;
-        let weight = self.param(&format!("{name}.weight"), &[width], init::ones());
-        let mut bias = None;
-        if has_bias {
-            bias = Some(self.param(&format!("{name}.bias"), &[width], init::zeros()));
-        }
-        let y = self.layer_norm_with(x, weight, bias, EPSILON);
-        self.check().map(|()| y)
+        self.layer("layer_norm", name, |g| {
+            let width = g.norm_width(x)?;
+            let weight = g.param("weight", &[width], init::ones());
+            let mut bias = None;
+            if has_bias {
+                bias = Some(g.param("bias", &[width], init::zeros()));
+            }
+            Ok(g.layer_norm_with(x, weight, bias, EPSILON))
+        })
     }
 
     /// `(x - mean) / sqrt(variance + epsilon) weight + bias` over the trailing axes that `weight` has.
@@ -79,11 +79,11 @@ impl Graph {
     /// Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     #[track_caller]
     pub fn rms_norm(&mut self, name: &str, x: Tensor) -> Result<Tensor> {
-        self.check()?;
-        let width = self.norm_width("rms_norm", name, x)?;
-        let weight = self.param(&format!("{name}.weight"), &[width], init::ones());
-        let y = self.rms_norm_with(x, weight, RMS_EPSILON);
-        self.check().map(|()| y)
+        self.layer("rms_norm", name, |g| {
+            let width = g.norm_width(x)?;
+            let weight = g.param("weight", &[width], init::ones());
+            Ok(g.rms_norm_with(x, weight, RMS_EPSILON))
+        })
     }
 
     /// `x / sqrt(mean(x^2) + epsilon) weight` over the trailing axes that `weight` has.
@@ -109,12 +109,12 @@ impl Graph {
     /// Source: Wu and He, "Group Normalization", 2018.
     #[track_caller]
     pub fn group_norm(&mut self, name: &str, x: Tensor, groups: usize) -> Result<Tensor> {
-        self.check()?;
-        let channels = self.norm_channels("group_norm", name, x)?;
-        let weight = self.param(&format!("{name}.weight"), &[channels], init::ones());
-        let bias = self.param(&format!("{name}.bias"), &[channels], init::zeros());
-        let y = self.group_norm_with(x, weight, bias, groups, EPSILON);
-        self.check().map(|()| y)
+        self.layer("group_norm", name, |g| {
+            let channels = g.norm_channels(x)?;
+            let weight = g.param("weight", &[channels], init::ones());
+            let bias = g.param("bias", &[channels], init::zeros());
+            Ok(g.group_norm_with(x, weight, bias, groups, EPSILON))
+        })
     }
 
     /// Normalisation of each sample over groups of neighbouring channels and all of space, then `weight` and `bias` `[channels]`.
@@ -148,31 +148,30 @@ impl Graph {
     /// Source: Ioffe and Szegedy, "Batch Normalization", 2015.
     #[track_caller]
     pub fn batch_norm(&mut self, name: &str, x: Tensor) -> Result<Tensor> {
-        self.check()?;
-        let channels = self.norm_channels("batch_norm", name, x)?;
-        let weight = self.param(&format!("{name}.weight"), &[channels], init::ones());
-        let bias = self.param(&format!("{name}.bias"), &[channels], init::zeros());
-        let running_mean = self.model_state(&format!("{name}.running_mean"), &[channels], init::zeros());
-        let running_var = self.model_state(&format!("{name}.running_var"), &[channels], init::ones());
-        if !self.training() {
-            let y = self.batch_norm_eval(x, weight, bias, running_mean, running_var, EPSILON);
-            return self.check().map(|()| y);
-        }
-        let shape = self.shape(x).to_vec();
-        let count = shape[0] * shape[2..].iter().product::<usize>();
-        if count < 2 {
-            self.fail(format!("batch_norm `{name}`: wants more than one value a channel while training, got {count}: x is {shape:?}"));
-        }
-        self.check()?;
-        let BatchNormed { y, mean, variance } = self.batch_norm_train(x, weight, bias, EPSILON)?;
-        let unbiased = self.scale(variance, count as f64 / (count as f64 - 1.0));
-        for (running, batch) in [(running_mean, mean), (running_var, unbiased)] {
-            let kept = self.scale(running, 1.0 - MOMENTUM);
-            let new = self.scale(batch, MOMENTUM);
-            let sum = self.add(kept, new);
-            self.update(running, sum);
-        }
-        self.check().map(|()| y)
+        self.layer("batch_norm", name, |g| {
+            let channels = g.norm_channels(x)?;
+            let weight = g.param("weight", &[channels], init::ones());
+            let bias = g.param("bias", &[channels], init::zeros());
+            let running_mean = g.model_state("running_mean", &[channels], init::zeros());
+            let running_var = g.model_state("running_var", &[channels], init::ones());
+            if !g.training() {
+                return Ok(g.batch_norm_eval(x, weight, bias, running_mean, running_var, EPSILON));
+            }
+            let shape = g.shape(x).to_vec();
+            let count = shape[0] * shape[2..].iter().product::<usize>();
+            if count < 2 {
+                return Ok(g.fail(format!("wants more than one value a channel while training, got {count}: x is {shape:?}")));
+            }
+            let BatchNormed { y, mean, variance } = g.batch_norm_train(x, weight, bias, EPSILON)?;
+            let unbiased = g.scale(variance, count as f64 / (count as f64 - 1.0));
+            for (running, batch) in [(running_mean, mean), (running_var, unbiased)] {
+                let kept = g.scale(running, 1.0 - MOMENTUM);
+                let new = g.scale(batch, MOMENTUM);
+                let sum = g.add(kept, new);
+                g.update(running, sum);
+            }
+            Ok(y)
+        })
     }
 
     /// Normalisation of each channel by the statistics of the batch, then `weight` and `bias` `[channels]`.
@@ -212,12 +211,12 @@ impl Graph {
 
     /// Size of the last axis.
     #[track_caller]
-    fn norm_width(&mut self, function: &str, name: &str, x: Tensor) -> Result<usize> {
+    fn norm_width(&mut self, x: Tensor) -> Result<usize> {
         match self.ty(x).shape.last() {
             Some(&width) if self.dtype(x) == DType::F32 => Ok(width),
             _ => {
                 let found = self.ty(x).clone();
-                self.fail(format!("{function} `{name}`: wants x as f32[.., width], got {found}"));
+                self.fail(format!("wants x as f32[.., width], got {found}"));
                 self.check().map(|()| 0)
             }
         }
@@ -225,12 +224,12 @@ impl Graph {
 
     /// Size of axis 1.
     #[track_caller]
-    fn norm_channels(&mut self, function: &str, name: &str, x: Tensor) -> Result<usize> {
+    fn norm_channels(&mut self, x: Tensor) -> Result<usize> {
         match self.ty(x).shape.get(1) {
             Some(&channels) if self.dtype(x) == DType::F32 => Ok(channels),
             _ => {
                 let found = self.ty(x).clone();
-                self.fail(format!("{function} `{name}`: wants x as f32[batch, channels, ..], got {found}"));
+                self.fail(format!("wants x as f32[batch, channels, ..], got {found}"));
                 self.check().map(|()| 0)
             }
         }

@@ -45,44 +45,8 @@ mod tests {
     use solstice_plugin_api::testing::{Components, step_request};
     use solstice_plugin_api::wire::{StepRequest, StepTrace};
 
-    /// A linear model of three classes.
-    #[config]
-    #[derive(Default)]
-    struct Line {}
-    impl Model for Line {
-        const ID: &'static str = "line";
-        fn forward(&self, g: &mut Graph, x: Tensor) -> Result<Tensor> {
-            g.linear("fc", x, 3)
-        }
-    }
-
-    #[config]
-    #[derive(Default)]
-    struct Descent {}
-    impl Optimizer for Descent {
-        const ID: &'static str = "descent";
-        fn learning_rate(&self) -> f64 {
-            0.1
-        }
-        fn update(&self, g: &mut Graph, at: ParamUpdate) -> Result<Tensor> {
-            let step = g.mul(at.lr, at.grad);
-            Ok(g.sub(at.param, step))
-        }
-    }
-
-    #[config]
-    #[derive(Default)]
-    struct Steady {}
-    impl LrSchedule for Steady {
-        const ID: &'static str = "steady";
-        fn rate(&self, _: &mut Graph, at: SchedulePoint) -> Result<Tensor> {
-            Ok(at.base_lr)
-        }
-    }
-
     fn traced(entry: &str, request: &StepRequest) -> Result<StepTrace> {
-        let components = Components::new().model(Line {}).optimizer(Descent {}).lr_schedule(Steady {});
-        components.trace(&Classification { label_smoothing: 0.1 }, entry, request)
+        Components::linear(3).trace(&Classification { label_smoothing: 0.1 }, entry, request)
     }
 
     fn request() -> StepRequest {

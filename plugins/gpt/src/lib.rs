@@ -123,9 +123,11 @@ impl Gpt {
     fn linear(&self, g: &mut Graph, name: &str, x: Tensor, outputs: usize, std: f64, bias: bool) -> Result<Tensor> {
         g.check()?;
         let inputs = g.shape(x)[g.shape(x).len() - 1];
-        let weight_out_in = g.param(&format!("{name}.weight"), &[outputs, inputs], normal(std));
-        let bias = bias.then(|| g.param(&format!("{name}.bias"), &[outputs], Init::Constant(0.0)));
-        Ok(g.linear_with(x, weight_out_in, bias))
+        g.scope(name, |g| {
+            let weight_out_in = g.param("weight", &[outputs, inputs], normal(std));
+            let bias = bias.then(|| g.param("bias", &[outputs], Init::Constant(0.0)));
+            Ok(g.linear_with(x, weight_out_in, bias))
+        })
     }
 }
 

@@ -1,9 +1,8 @@
 //! The `mnist` data set: handwritten digits in the four IDX files, found on disk or downloaded.
 //!
-//! `fetch.rs` finds and downloads; here the files are read, checked and served.
+//! The plugin API's `fetch` finds and downloads; here the files are read, checked and served.
 
-mod fetch;
-
+use solstice_plugin_api::fetch;
 use solstice_plugin_api::prelude::*;
 use std::path::{Path, PathBuf};
 

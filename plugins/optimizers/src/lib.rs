@@ -42,20 +42,20 @@ fn moving_average(g: &mut Graph, old: Tensor, new: Tensor, beta: f64) -> Tensor 
     average
 }
 
-/// The gradient of the loss with `weight_decay / 2 * |param|^2` added to it; `weight_decay` is live.
+/// The gradient of the loss with `weight_decay / 2 * |param|^2` added to it; `weight_decay` is live, times the parameter's own factor.
 fn with_penalty(g: &mut Graph, at: ParamUpdate, weight_decay: f64) -> Tensor {
-    let decay = g.live("weight_decay", weight_decay);
+    let decay = at.weight_decay(g, weight_decay);
     let pull = g.mul(decay, at.param);
     g.add(at.grad, pull)
 }
 
-/// The weight times `1 - lr * weight_decay`, `weight_decay` live. Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
+/// The weight times `1 - lr * weight_decay`, `weight_decay` as in [`with_penalty`]. Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
 /// 2019.
 fn with_decay(g: &mut Graph, at: ParamUpdate, weight_decay: f64, decay_biases_and_norms: bool) -> Tensor {
     if g.shape(at.param).len() < 2 && !decay_biases_and_norms {
         return at.param;
     }
-    let decay = g.live("weight_decay", weight_decay);
+    let decay = at.weight_decay(g, weight_decay);
     let step = g.mul(at.lr, decay);
     let shrink = g.mul(step, at.param);
     g.sub(at.param, shrink)
@@ -104,7 +104,8 @@ mod tests {
         let grad = g.input("grad", TensorType::new(DType::F32, shape));
         let lr = g.input("lr", TensorType::new(DType::F32, []));
         let step = g.input("step", TensorType::new(DType::F32, []));
-        let updated = optimizer.update(&mut g, ParamUpdate { param, grad, lr, step })?;
+        let decay = g.constant(1.0);
+        let updated = optimizer.update(&mut g, ParamUpdate { param, grad, lr, step, decay })?;
         assert_eq!(g.shape(updated), shape);
         let states = g.updates().iter().map(|(state, _)| g.shape(*state).to_vec()).collect::<Vec<_>>();
         g.output("param", updated);

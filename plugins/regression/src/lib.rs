@@ -81,20 +81,9 @@ mod tests {
     use super::*;
     use solstice_plugin_api::testing::{Components, step_request};
 
-    /// A linear model of two outputs.
-    #[config]
-    #[derive(Default)]
-    struct Line {}
-    impl Model for Line {
-        const ID: &'static str = "line";
-        fn forward(&self, g: &mut Graph, x: Tensor) -> Result<Tensor> {
-            g.linear("fc", x, 2)
-        }
-    }
-
     fn evaluated(loss: Loss, target: &[usize]) -> Result<Vec<String>> {
         let request = step_request("test", 4, TensorType::new(DType::F32, [5]), TensorType::new(DType::F32, target));
-        let trace = Components::new().model(Line {}).trace(&Regression { loss }, "eval_step", &request)?;
+        let trace = Components::linear(2).trace(&Regression { loss }, "eval_step", &request)?;
         Ok(trace.metrics.into_iter().map(|metric| metric.name).collect())
     }
 

@@ -1,10 +1,8 @@
 //! The `text` data set: any UTF-8 file, one character a token, for language models.
 //!
-//! `fetch.rs` of the `mnist` plugin finds and downloads; here text becomes windows of tokens.
+//! The plugin API's `fetch` finds and downloads; here text becomes windows of tokens.
 
-#[path = "../../mnist/src/fetch.rs"]
-mod fetch;
-
+use solstice_plugin_api::fetch;
 use solstice_plugin_api::prelude::*;
 use std::path::PathBuf;
 

@@ -1,10 +1,10 @@
 //! Files that a data set needs: found in the user's folders, else downloaded, checked and kept in the cache.
 //!
-//! Knows nothing of any format. The `text` plugin includes this file by its path, so a change here is a change there.
+//! Knows nothing of any format but gzip. Behind the feature `fetch`, so that plugins without data stay light.
 
+use crate::DataHost;
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
-use solstice_plugin_api::DataHost;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -100,7 +100,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use solstice_plugin_api::testing::TestHost;
+    use crate::testing::TestHost;
     use std::io::BufRead;
     use std::net::TcpListener;
 
