@@ -4,7 +4,7 @@
 //! device; they are used only when asked for.
 
 use crate::cpu::CpuRuntime;
-use crate::gpu::{Adapter, GpuRuntime, adapters};
+use crate::gpu::{Adapter, GpuRuntime, Sources, adapters};
 use crate::{EngineError, Runtime};
 use std::convert::Infallible;
 use std::str::FromStr;
@@ -67,6 +67,11 @@ pub fn devices() -> Vec<DeviceInfo> {
 ///
 /// Errors: `EngineError::NoDevice` when there is none, or several answer to the name; the sentence lists what there is and says what to do.
 pub fn open(request: &DeviceRequest) -> Result<(Box<dyn Runtime>, DeviceInfo), EngineError> {
+    open_with(request, &Sources::built_in())
+}
+
+/// The same with shader files of one's own; the CPU needs none.
+pub fn open_with(request: &DeviceRequest, sources: &Sources) -> Result<(Box<dyn Runtime>, DeviceInfo), EngineError> {
     if *request == DeviceRequest::Cpu {
         return open_cpu();
     }
@@ -82,7 +87,7 @@ pub fn open(request: &DeviceRequest) -> Result<(Box<dyn Runtime>, DeviceInfo), E
         }
         DeviceRequest::Named(name) => named(name, &adapters)?,
     };
-    Ok((Box::new(GpuRuntime::new(chosen)?), adapter_info(chosen)))
+    Ok((Box::new(GpuRuntime::with_sources(chosen, sources)?), adapter_info(chosen)))
 }
 
 const NO_ADAPTER: &str = "no GPU was found: Vulkan, Metal and DirectX 12 list no adapter; install the GPU's driver, or \

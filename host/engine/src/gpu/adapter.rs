@@ -1,5 +1,6 @@
 //! The adapters of this machine as wgpu sees them.
 
+use crate::gpu::Sources;
 use crate::gpu::launch::Target;
 use std::sync::OnceLock;
 
@@ -63,7 +64,7 @@ fn described(handle: wgpu::Adapter) -> Adapter {
 }
 
 /// What the shader texts depend on.
-pub(super) fn target(adapter: &wgpu::Adapter) -> Target {
+pub(super) fn target(adapter: &wgpu::Adapter, sources: &Sources) -> Target {
     let (info, limits) = (adapter.get_info(), adapter.limits());
     let has_subgroups = adapter.features().contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size == info.subgroup_max_size;
     let is_software = info.device_type == wgpu::DeviceType::Cpu;
@@ -73,5 +74,6 @@ pub(super) fn target(adapter: &wgpu::Adapter) -> Target {
         subgroup_size: if has_subgroups { info.subgroup_min_size as usize } else { 1 },
         storage_buffers_max: limits.max_storage_buffers_per_shader_stage as usize,
         groups_max: limits.max_compute_workgroups_per_dimension as usize,
+        sources: sources.clone(),
     }
 }

@@ -101,7 +101,7 @@ pub fn convolution(context: &mut Context, label: &str, op: &KernelOp) -> Result<
         }
     };
     let vector = if is_row_contiguous && context.target.is_software { Vector::Inner } else { Vector::None };
-    let mut template = Template::new(file)
+    let mut template = Template::new(context.sources(), file)
         .count("CHANNELS", channels)
         .count("OUT_CHANNELS", out_channels)
         .count("GROUP_CHANNELS", group_channels)
@@ -120,7 +120,7 @@ pub fn convolution(context: &mut Context, label: &str, op: &KernelOp) -> Result<
         rows,
         columns,
         inner,
-        operands: template.into_text(),
+        operands: template.into_text()?,
         vectors: [vector, Vector::None],
         inner_first: [*form != ConvolutionForm::InputGrad, *form == ConvolutionForm::WeightGrad],
         from,
@@ -230,14 +230,15 @@ fn launch_product(
     (tile_rows, tile_columns): (usize, usize),
     (splits, split_length): (usize, usize),
     groups: usize,
-    finish: impl FnOnce(Template, usize) -> String,
+    finish: impl FnOnce(Template, usize) -> Result<String, String>,
 ) -> Result<(), String> {
     let to = context.memory(product.to);
     let partial = if splits > 1 { context.temporary(splits * total) } else { to };
     count_u32(&[splits, total])?;
     let bindings = vec![context.read(product.from[0]), context.read(product.from[1]), Binding { memory: partial, is_written: true }];
+    let sources = context.sources();
     context.launch(label, bindings, groups, |groups_x| {
-        let template = Template::new(file)
+        let template = Template::new(sources, file)
             .count("ROWS", product.rows)
             .count("COLUMNS", product.columns)
             .count("INNER", product.inner)

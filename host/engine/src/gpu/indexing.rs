@@ -21,10 +21,11 @@ pub fn reduce_arg(context: &mut Context, label: &str, op: &KernelOp) -> Result<(
     check_steps(context, n.div_ceil(lanes))?;
     let element = memory_type(*dtype);
     let is_nan = format!("fn is_nan(x: {element}) -> bool {{\nreturn false;\n}}");
-    let is_nan = if *dtype == DType::F32 { library("is_nan(x)") } else { is_nan };
+    let is_nan = if *dtype == DType::F32 { library(context.sources(), "is_nan(x)") } else { is_nan };
     let bindings = vec![context.read(*from), context.write(*to)];
+    let sources = context.sources();
     context.launch(label, bindings, (outputs * lanes).div_ceil(64), |groups_x| {
-        Template::new("reduce_arg")
+        Template::new(sources, "reduce_arg")
             .alias("T", element)
             .count("OUTPUTS", outputs)
             .count("LENGTH", *n)
@@ -57,11 +58,14 @@ pub fn window(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), S
             let (combine, identity) = monoid(*kind, DType::F32);
             let functions =
                 format!("fn combine(x: f32, y: f32) -> f32 {{\nreturn {combine};\n}}\nfn identity() -> f32 {{\nreturn {identity};\n}}\n");
-            let functions = library(&functions) + &functions;
+            let functions = library(context.sources(), &functions) + &functions;
             let bindings = vec![context.read(*from), context.write(*to)];
+            let sources = context.sources();
             context.launch(label, bindings, count.div_ceil(64), |groups_x| {
-                let template =
-                    Template::new("reduce_window").count("COUNT", count).count("GROUPS_X", groups_x).region("functions", &functions);
+                let template = Template::new(sources, "reduce_window")
+                    .count("COUNT", count)
+                    .count("GROUPS_X", groups_x)
+                    .region("functions", &functions);
                 set_window(template, &axes).into_text()
             })
         }
@@ -71,8 +75,9 @@ pub fn window(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), S
             check_steps(context, 2 * windows * element_count(&window.size))?;
             let (count, _) = (count_u32(x_shape)?, count_u32(windows_shape)?);
             let bindings = vec![context.read(*x), context.read(*grad), context.write(*to)];
+            let sources = context.sources();
             context.launch(label, bindings, count.div_ceil(64), |groups_x| {
-                let template = Template::new("select_and_scatter")
+                let template = Template::new(sources, "select_and_scatter")
                     .count("COUNT", count)
                     .count("GROUPS_X", groups_x)
                     .flag("IS_MAX", *kind == ReduceKind::Max);
@@ -153,8 +158,9 @@ pub fn gather(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), S
         (true, _) => bytes_load(width, *to_dtype),
     };
     let bindings = vec![context.read(*from), context.read(*indices), context.write(*to)];
+    let sources = context.sources();
     context.launch(label, bindings, (count / width).div_ceil(64), |groups_x| {
-        Template::new("gather")
+        Template::new(sources, "gather")
             .alias("T", element)
             .count("COUNT", count / width)
             .count("OUTER", *outer)
@@ -224,8 +230,9 @@ pub fn scatter(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), 
             bindings.push(context.read(*from));
             "@group(0) @binding(3) var<storage, read> source: array<T>;\nfn load(position: u32) -> T {\nreturn source[position];\n}"
         };
+        let sources = context.sources();
         context.launch(label, bindings, groups, |groups_x| {
-            let mut template = Template::new(file)
+            let mut template = Template::new(sources, file)
                 .alias("T", memory_type(*dtype))
                 .count("OUTER", *outer)
                 .count("LENGTH", *n)
@@ -261,8 +268,9 @@ pub fn dynamic(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), 
     count_u32(shape)?;
     let count = count_u32(block_shape)?;
     let address = address_text(context, shape, block_shape, starts, &mut bindings);
+    let sources = context.sources();
     context.launch(label, bindings, count.div_ceil(64), |groups_x| {
-        Template::new(file).count("COUNT", count).count("GROUPS_X", groups_x).region("address", &address).into_text()
+        Template::new(sources, file).count("COUNT", count).count("GROUPS_X", groups_x).region("address", &address).into_text()
     })
 }
 

@@ -1,5 +1,6 @@
 //! A plan's shaders without a device: for `solstice inspect` and `solstice check`.
 
+use super::Sources;
 use super::launch::{Step, Target, launches};
 use crate::Plan;
 use wgpu::naga;
@@ -7,8 +8,15 @@ use wgpu::naga;
 /// Label and text of every launch of a plan, for a GPU with WebGPU's smallest limits.
 ///
 /// Errors: one sentence when a kernel wants more than that.
-pub fn shaders(plan: &Plan) -> Result<Vec<(String, String)>, String> {
-    let target = Target { is_software: false, subgroup_size: 1, storage_buffers_max: 8, groups_max: 65_535, loop_steps_max: usize::MAX };
+pub fn shaders(plan: &Plan, sources: &Sources) -> Result<Vec<(String, String)>, String> {
+    let target = Target {
+        is_software: false,
+        subgroup_size: 1,
+        storage_buffers_max: 8,
+        groups_max: 65_535,
+        loop_steps_max: usize::MAX,
+        sources: sources.clone(),
+    };
     let steps = launches(plan, &target)?.steps.into_iter();
     Ok(steps
         .filter_map(|step| match step {

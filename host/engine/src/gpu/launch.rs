@@ -3,7 +3,7 @@
 //! [`launches`] walks the kernels; `emit.rs` writes the generated ones (`Map`, `Reduce`), `dot.rs` the products and convolutions, `indexing.rs` the rest.
 
 use crate::Plan;
-use crate::gpu::{dot, indexing, map, reduce};
+use crate::gpu::{Sources, dot, indexing, map, reduce};
 use crate::kernel::{Buffer, BufferId, BufferKind, Kernel, KernelOp};
 use solstice_ir::{DType, element_count};
 use std::collections::HashMap;
@@ -22,6 +22,8 @@ pub struct Target {
     /// Most passes through loops, all loops of an invocation together. llvmpipe leaves its loops after 65535 passes without a word
     /// (`LP_MAX_TGSI_LOOP_ITERATIONS` in Mesa's src/gallium/auxiliary/gallivm).
     pub loop_steps_max: usize,
+    /// The shader files.
+    pub sources: Sources,
 }
 
 /// Memory that a launch uses.
@@ -140,7 +142,7 @@ pub struct Context<'a> {
     temporary_count: usize,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
     fn kernel(&mut self, kernel: &Kernel) -> Result<(), String> {
         let label = &kernel.label;
         self.temporary_count = 0;
@@ -161,6 +163,11 @@ impl Context<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// The shader files.
+    pub fn sources(&self) -> &'a Sources {
+        &self.target.sources
     }
 
     /// The buffer behind an id.
@@ -204,8 +211,14 @@ impl Context<'_> {
 
     /// Appends a launch of `groups` workgroups; `text` is given the grid's width in workgroups, which it needs to number them.
     ///
-    /// Errors: more buffers than one kernel may bind.
-    pub fn launch(&mut self, label: &str, bindings: Vec<Binding>, groups: usize, text: impl FnOnce(usize) -> String) -> Result<(), String> {
+    /// Errors: more buffers than one kernel may bind, or that of `text`.
+    pub fn launch(
+        &mut self,
+        label: &str,
+        bindings: Vec<Binding>,
+        groups: usize,
+        text: impl FnOnce(usize) -> Result<String, String>,
+    ) -> Result<(), String> {
         if groups == 0 {
             return Ok(());
         }
@@ -222,7 +235,7 @@ impl Context<'_> {
         if rows > self.target.groups_max {
             return Err(format!("wants {groups} workgroups, more than the device starts at once"));
         }
-        let step = Step::Launch { label: label.to_owned(), wgsl: text(columns), bindings, grid: [columns as u32, rows as u32] };
+        let step = Step::Launch { label: label.to_owned(), wgsl: text(columns)?, bindings, grid: [columns as u32, rows as u32] };
         self.launches.steps.push(step);
         Ok(())
     }

@@ -27,14 +27,15 @@ pub fn emit(context: &mut Context, label: &str, shape: &[usize], body: &Body, st
     }
     let (bindings, declarations, elements) = (emitter.bindings(), emitter.bindings_text(), emitter.into_text());
     let groups = count.div_ceil(LANES * width);
+    let sources = context.sources();
     context.launch(label, bindings, groups, |groups_x| {
-        Template::new("map")
+        Template::new(sources, "map")
             .count("COUNT", count)
             .count("WIDTH", width)
             .count("LANES", LANES)
             .count("GROUPS_X", groups_x)
             .region("bindings", &declarations)
-            .region("functions", &library(&elements))
+            .region("functions", &library(sources, &elements))
             .region("elements", &elements)
             .into_text()
     })

@@ -1,7 +1,7 @@
 //! The GPU device: a plan as WGSL compute shaders, run through wgpu. The only place that names wgpu.
 //!
 //! `launch.rs` turns a plan into launches (plain data: shader text, buffers, grid), with `map.rs`, `reduce.rs`, `dot.rs` and `indexing.rs` for the kernels,
-//! `emit.rs` for the generated bodies and `template.rs` for the files of `/shaders`. `adapter.rs` finds devices, `runtime.rs` holds memory and runs
+//! `emit.rs` for the generated bodies, `template.rs` and `sources.rs` for the files of `/shaders`. `adapter.rs` finds devices, `runtime.rs` holds memory and runs
 //! programs, `staging.rs` moves bytes in and out. It does not choose kernels' order or memory: that is the plan's.
 
 mod adapter;
@@ -13,6 +13,7 @@ mod launch;
 mod map;
 mod reduce;
 mod runtime;
+mod sources;
 mod staging;
 mod template;
 
@@ -20,7 +21,7 @@ pub use adapter::{Adapter, adapters};
 pub use inspect::{shaders, validate};
 pub use launch::{Launches, Memory, Step, Target, launches};
 pub use runtime::GpuRuntime;
-pub use template::FILES;
+pub use sources::{FILES, Sources, development_dir};
 
 /// The shader grammar's own checker, for tests that read every shader without a device.
 pub use wgpu::naga;

@@ -74,7 +74,7 @@ pub fn emit(context: &mut Context, label: &str, reduction: &Reduction, to: Memor
     let declarations = format!("{declarations}@group(0) @binding({binding}) var<storage, read_write> to: array<T>;\n");
     let (combine, identity) = monoid(kind, dtype);
     let functions = format!("fn combine(x: T, y: T) -> T {{\nreturn {combine};\n}}\nfn identity() -> T {{\nreturn {identity};\n}}\n");
-    let functions = library(&format!("{elements}{functions}")) + &functions;
+    let functions = library(context.sources(), &format!("{elements}{functions}")) + &functions;
     let mut store = String::new();
     for lane in 0..width_out {
         let own = if width_in == 4 { "combine(combine(acc_0, acc_1), combine(acc_2, acc_3))".into() } else { format!("acc_{lane}") };
@@ -82,8 +82,9 @@ pub fn emit(context: &mut Context, label: &str, reduction: &Reduction, to: Memor
         store += &format!("if (chunk < CHUNKS && lane % LANES == 0u) {{\nto[chunk * OUTPUTS + o + {lane}u] = total_{lane};\n}}\n");
     }
     let groups = (chunks * (outputs / width_out) * lanes).div_ceil(64);
+    let sources = context.sources();
     context.launch(label, bindings, groups, |groups_x| {
-        Template::new("reduce")
+        Template::new(sources, "reduce")
             .alias("T", ty)
             .count("OUTPUTS", outputs)
             .count("LENGTH", length)
@@ -115,14 +116,15 @@ pub fn chunked(
 ) -> Result<(), String> {
     let (combine, identity) = monoid(kind, dtype);
     let functions = format!("fn combine(x: T, y: T) -> T {{\nreturn {combine};\n}}\nfn identity() -> T {{\nreturn {identity};\n}}\n");
-    let functions = library(&functions) + &functions;
+    let functions = library(context.sources(), &functions) + &functions;
     let (next_chunks, steps) = cut(chunks, outputs, context.target.is_software);
     let target = if next_chunks > 1 { context.temporary(next_chunks * outputs) } else { to };
     let bindings = vec![Binding { memory: partial, is_written: false }, Binding { memory: target, is_written: true }];
+    let sources = context.sources();
     context.launch(label, bindings, (next_chunks * outputs).div_ceil(64), |groups_x| {
         let declarations =
             "@group(0) @binding(0) var<storage, read> b0: array<T>;\n@group(0) @binding(1) var<storage, read_write> to: array<T>;";
-        Template::new("reduce")
+        Template::new(sources, "reduce")
             .alias("T", memory_type(dtype))
             .count("OUTPUTS", outputs)
             .count("LENGTH", chunks)
@@ -179,12 +181,13 @@ fn identity(kind: ReduceKind, dtype: DType) -> f64 {
 fn fill(context: &mut Context, label: &str, kind: ReduceKind, dtype: DType, outputs: usize, to: Memory) -> Result<(), String> {
     let value = constant(dtype, identity(kind, dtype));
     let bindings = vec![Binding { memory: to, is_written: true }];
+    let sources = context.sources();
     context.launch(label, bindings, outputs.div_ceil(64), |groups_x| {
-        Template::new("map")
+        Template::new(sources, "map")
             .count("COUNT", outputs)
             .count("GROUPS_X", groups_x)
             .region("bindings", &format!("@group(0) @binding(0) var<storage, read_write> b0: array<{}>;", memory_type(dtype)))
-            .region("functions", &library(&value))
+            .region("functions", &library(sources, &value))
             .region("elements", &format!("b0[i] = {value};"))
             .into_text()
     })

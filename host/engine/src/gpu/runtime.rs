@@ -4,6 +4,7 @@
 //! touches (staging.rs). A program remembers the buffers that it was bound to; when a state tensor has been replaced since, or the scratch memory has
 //! grown, the bind groups are made anew.
 
+use crate::gpu::Sources;
 use crate::gpu::adapter::{Adapter, target};
 use crate::gpu::launch::{Binding, Launches, Memory, Step, Target, buffer_bytes, launches, pieces};
 use crate::gpu::staging::Staging;
@@ -107,7 +108,12 @@ impl GpuRuntime {
     ///
     /// Errors: `EngineError::Device` when the driver refuses.
     pub fn new(adapter: &Adapter) -> Result<GpuRuntime, EngineError> {
-        GpuRuntime::with_target(adapter, target(&adapter.handle))
+        GpuRuntime::with_sources(adapter, &Sources::built_in())
+    }
+
+    /// The same with shader files of one's own.
+    pub fn with_sources(adapter: &Adapter, sources: &Sources) -> Result<GpuRuntime, EngineError> {
+        GpuRuntime::with_target(adapter, target(&adapter.handle, sources))
     }
 
     /// An adapter with the kernels of another: for tests, which run the shaders for hardware in software.
@@ -291,7 +297,11 @@ impl GpuRuntime {
             compilation_options: wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: false, ..Default::default() },
             cache: None,
         });
-        self.check(|| format!("compiling `{label}`"))?;
+        if let Err(error) = self.check(|| format!("compiling `{label}`")) {
+            // The device's own words know no file.
+            let explained = self.target.sources.explain(wgsl);
+            return Err(explained.map_or(error, |why| self.error(format!("the kernel `{label}` is {why}"))));
+        }
         self.pipelines.insert(wgsl.to_owned(), pipeline.clone());
         Ok((pipeline, group_layout))
     }

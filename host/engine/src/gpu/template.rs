@@ -2,48 +2,25 @@
 //!
 //! Three kinds of mark: `const NAME: type = value;` and `alias NAME = type;` lines, whose right side is replaced, and regions between `// begin name` and
 //! `// end name`, which are replaced whole. WGSL's own `override` cannot change types, bindings or bodies, hence text. A name that is not in the file is
-//! a bug of ours and asserts. `shaders.rs` in the tests walks [`FILES`].
+//! an error of the text, since an edited file may have lost it. `sources.rs` has the files, `shaders.rs` in the tests walks them.
 
+use crate::gpu::sources::{LIBRARY, Sources, code_of};
 use std::fmt::Display;
-
-macro_rules! shader_files {
-    ($($name:literal),* $(,)?) => {
-        /// Name and text of every file of `/shaders`, built in so that the binary needs no files.
-        pub const FILES: &[(&str, &str)] = &[$(($name, include_str!(concat!("../../../../shaders/", $name, ".wgsl")))),*];
-    };
-}
-
-shader_files![
-    "convolution",
-    "convolution_input_grad",
-    "convolution_weight_grad",
-    "dot_general",
-    "dot_general_subgroup",
-    "dynamic_slice",
-    "dynamic_update_slice",
-    "gather",
-    "lib/math",
-    "lib/threefry",
-    "map",
-    "reduce",
-    "reduce_arg",
-    "reduce_window",
-    "scatter",
-    "scatter_rows",
-    "select_and_scatter",
-];
 
 /// A shader on its way to its final text.
 pub struct Template {
-    name: &'static str,
+    /// For messages.
+    title: String,
     lines: Vec<String>,
+    /// The first name that was not there.
+    missing: Option<String>,
 }
 
 impl Template {
-    /// The file `name` of [`FILES`].
-    pub fn new(name: &str) -> Template {
-        let (name, text) = FILES.iter().find(|(file, _)| *file == name).expect("every template is listed in FILES");
-        Template { name, lines: text.lines().map(str::to_owned).collect() }
+    /// The file `name` of `sources`.
+    pub fn new(sources: &Sources, name: &str) -> Template {
+        let (_, text) = sources.file(name);
+        Template { title: sources.title(name), lines: text.lines().map(str::to_owned).collect(), missing: None }
     }
 
     /// Sets `const name: u32`. The value must fit.
@@ -68,10 +45,13 @@ impl Template {
                 .and_then(|rest| rest.trim_start().strip_prefix(name))
                 .is_some_and(|rest| rest.starts_with(':') || rest.starts_with(" ="))
         };
-        let line = self.lines.iter_mut().find(|line| declares(line));
-        let line = line.unwrap_or_else(|| panic!("{}.wgsl has no `{keyword} {name}`", self.name));
-        let (left, _) = line.split_once('=').expect("a declaration has a value");
-        *line = format!("{left}= {value};");
+        match self.lines.iter_mut().find(|line| declares(line)) {
+            Some(line) => {
+                let left = line.split('=').next().unwrap_or_default().trim_end();
+                *line = format!("{left} = {value};");
+            }
+            None => self.miss(format!("`{keyword} {name} = ..;` on a line of its own")),
+        }
         self
     }
 
@@ -80,34 +60,50 @@ impl Template {
         let mark = |line: &String, word: &str| line.trim() == format!("// {word} {name}");
         let begin = self.lines.iter().position(|line| mark(line, "begin"));
         let end = self.lines.iter().position(|line| mark(line, "end"));
-        let (Some(begin), Some(end)) = (begin, end) else { panic!("{}.wgsl has no region `{name}`", self.name) };
-        self.lines.splice(begin..=end, text.lines().map(str::to_owned));
+        match (begin, end) {
+            (Some(begin), Some(end)) if begin < end => {
+                self.lines.splice(begin..=end, text.lines().map(str::to_owned));
+            }
+            _ => self.miss(format!("lines `// begin {name}` and `// end {name}`")),
+        }
         self
     }
 
+    fn miss(&mut self, what: String) {
+        self.missing.get_or_insert(what);
+    }
+
     /// The text without comments and blank lines, so that kernels which differ in nothing else share a pipeline.
-    pub fn into_text(self) -> String {
+    ///
+    /// Errors: something that was to be set is not in the file.
+    pub fn into_text(self) -> Result<String, String> {
+        if let Some(missing) = self.missing {
+            return Err(format!("the shader {} has no {missing}, which the engine sets", self.title));
+        }
         let mut text = String::new();
         for line in &self.lines {
-            let code = line.split("//").next().unwrap_or_default().trim_end();
+            let code = code_of(line);
             if !code.trim().is_empty() {
                 text.push_str(code);
                 text.push('\n');
             }
         }
-        text
+        Ok(text)
     }
 }
 
 /// The functions of `lib/*.wgsl` that `code` calls, and those that they call, in file order.
-pub fn library(code: &str) -> String {
+pub fn library(sources: &Sources, code: &str) -> String {
     let mut functions: Vec<(String, String)> = Vec::new();
-    for name in ["lib/math", "lib/threefry"] {
-        let text = Template::new(name).into_text();
-        for line in text.lines() {
+    for name in LIBRARY {
+        let (_, text) = sources.file(name);
+        for line in text.lines().map(code_of).filter(|line| !line.trim().is_empty()) {
             match line.strip_prefix("fn ") {
                 Some(rest) => functions.push((rest.split('(').next().unwrap_or_default().to_owned(), format!("{line}\n"))),
-                None => functions.last_mut().expect("the library holds functions only").1 += &format!("{line}\n"),
+                None => {
+                    functions.last_mut().expect("a library file starts with a function, which is checked when it is read").1 +=
+                        &format!("{line}\n")
+                }
             }
         }
     }
@@ -139,25 +135,35 @@ mod tests {
 
     #[test]
     fn the_library_brings_what_its_functions_call() {
-        let text = library("let y = hyperbolic_tangent(x);");
+        let text = library(&Sources::built_in(), "let y = hyperbolic_tangent(x);");
         for name in ["fn hyperbolic_tangent(", "fn exponential(", "fn power_of_two(", "fn is_nan("] {
             assert!(text.contains(name), "{name} is missing in:\n{text}");
         }
         assert!(!text.contains("fn sine("), "unused functions stay away:\n{text}");
-        assert_eq!(library("my_sine(x)"), "");
+        assert_eq!(library(&Sources::built_in(), "my_sine(x)"), "");
     }
 
     #[test]
     fn marked_declarations_are_replaced() {
-        let text = Template::new("reduce_arg")
+        let text = Template::new(&Sources::built_in(), "reduce_arg")
             .count("LENGTH", 7)
             .alias("T", "i32")
             .flag("IS_MAX", false)
             .region("is_nan", "fn nothing() {}")
-            .into_text();
+            .into_text()
+            .expect("the names are in the file");
         for line in ["const LENGTH: u32 = 7u;", "alias T = i32;", "const IS_MAX: bool = false;", "fn nothing() {}"] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
         assert!(!text.contains("fn is_nan"));
+    }
+
+    #[test]
+    fn a_name_that_an_edited_file_has_lost_is_an_error() {
+        let sources = Sources::built_in();
+        let error = Template::new(&sources, "map").count("COUNT", 1).count("HEIGHT", 2).flag("OTHER", true).into_text().unwrap_err();
+        assert!(error.contains("map.wgsl") && error.contains("`const HEIGHT = ..;`"), "{error}");
+        let error = Template::new(&sources, "map").region("middle", "").into_text().unwrap_err();
+        assert!(error.contains("`// begin middle`"), "{error}");
     }
 }
