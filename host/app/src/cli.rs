@@ -1,5 +1,6 @@
 //! The command line: one list that feeds the parser, `--help` and the README.
 
+use crate::weights;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -29,8 +30,20 @@ pub struct Cli {
 pub enum Command {
     /// Train a recipe.
     Train(TrainArgs),
+    /// Go on with a run.
+    Resume(ResumeArgs),
+    /// Make a new run that goes on from a checkpoint of another.
+    Fork(ForkArgs),
+    /// Steer a run that is going on.
+    Ctl(CtlArgs),
     /// Evaluate the last checkpoint of a run.
     Eval(EvalArgs),
+    /// Write the weights of a checkpoint to a safetensors file, for other programs or another run.
+    Export(ExportArgs),
+    /// Train a recipe many times with other settings and rank the results.
+    Sweep(SweepArgs),
+    /// Train a recipe once per fold of its training data and average what the held-out folds say.
+    CrossValidate(CrossValidateArgs),
     /// List runs.
     Runs(RunsArgs),
     /// List plugins: what is found, where, version, kinds; refused ones with the reason.
@@ -44,6 +57,8 @@ pub enum Command {
     Devices,
     /// Check a recipe: plugins, settings, shapes, shaders, two steps.
     Check(CheckArgs),
+    /// Show a recipe's model before training: parameters, shapes, bytes, FLOPs by module; memory and kernels.
+    Summary(SummaryArgs),
     /// Print a recipe's training step at a stage of the compiler.
     Inspect(InspectArgs),
     /// Time the three benchmark models on each device.
@@ -78,6 +93,33 @@ pub struct DataArgs {
     /// Do not download anything.
     #[arg(long)]
     pub offline: bool,
+    /// Seconds after which a plugin's call without a sign of life is taken for an endless loop [env: SOLSTICE_PLUGIN_TIMEOUT]; 300 by default.
+    #[arg(long, value_name = "SECS")]
+    pub plugin_timeout: Option<f64>,
+}
+
+impl DataArgs {
+    /// The limit of a plugin's call.
+    pub fn call_limit(&self) -> std::time::Duration {
+        let from_env = || std::env::var("SOLSTICE_PLUGIN_TIMEOUT").ok()?.parse().ok();
+        let secs = self.plugin_timeout.or_else(from_env).filter(|secs: &f64| *secs > 0.0 && secs.is_finite());
+        std::time::Duration::from_secs_f64(secs.unwrap_or(300.0))
+    }
+}
+
+impl Command {
+    /// The limit of a plugin's call in this command.
+    pub fn call_limit(&self) -> std::time::Duration {
+        match self {
+            Command::Train(args) => args.recipe.data.call_limit(),
+            Command::Resume(args) => args.go_on.data.call_limit(),
+            Command::Fork(args) => args.go_on.data.call_limit(),
+            Command::Eval(args) => args.data.call_limit(),
+            Command::Check(args) => args.recipe.data.call_limit(),
+            Command::Inspect(args) => args.recipe.data.call_limit(),
+            _ => DataArgs::default().call_limit(),
+        }
+    }
 }
 
 /// Arguments of `train`.
@@ -89,6 +131,36 @@ pub struct TrainArgs {
     /// Folder of the runs.
     #[arg(long, default_value = "runs", value_name = "DIR")]
     pub runs_dir: PathBuf,
+    /// Go on with the newest run of this recipe in the runs folder, if there is one: from its `last` or `best` checkpoint, from `step:N`, or from the
+    /// checkpoint file or run folder given. A run that has reached its budget is left as it is.
+    #[arg(long, value_name = "WHERE")]
+    pub resume: Option<String>,
+    /// Begin with the weights of a safetensors file: an export or checkpoint of Solstice, or a file of another program.
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+    /// Rename tensors of the `--init` file, in order: `old.=new.` changes a beginning, `/regex/=new` every match (`${1}` is a group).
+    #[arg(long, value_name = "FROM=TO", requires = "init", value_parser = weights::checked_map)]
+    pub init_map: Vec<String>,
+    /// Leave weights whose name matches at their first value.
+    #[arg(long, value_name = "REGEX", requires = "init", value_parser = weights::checked_regex)]
+    pub init_skip: Vec<String>,
+    /// Print which weights the `--init` file has, and do not train.
+    #[arg(long, requires = "init")]
+    pub init_dry_run: bool,
+    /// Take what fits of a checkpoint or of the `--init` file whose tensors differ from what the plugins trace now; the rest has its first value.
+    #[arg(long)]
+    pub partial: bool,
+    /// Try everything in a few steps: train, evaluate, end; without loggers, and without leaving a run.
+    #[arg(long, value_name = "STEPS", num_args = 0..=1, default_missing_value = "2", require_equals = true)]
+    pub fast_dev_run: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub show: ShowArgs,
+}
+
+/// What is shown of a run under way.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct ShowArgs {
     /// One JSON object a line: `step` and the metrics by name.
     #[arg(long)]
     pub json: bool,
@@ -98,6 +170,99 @@ pub struct TrainArgs {
     /// No progress, only the result.
     #[arg(short, long)]
     pub quiet: bool,
+    /// Build a plugin again when its source is saved, and go on with it from the same step; the same for shaders in a development build.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Arguments of `resume`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct ResumeArgs {
+    /// Folder of the run, its id in the runs folder or the beginning or end of one, or `last`.
+    pub run: String,
+    /// From which checkpoint: `last`, `best`, `step:N`, or a checkpoint file of the run.
+    #[arg(long, value_name = "WHERE")]
+    pub at: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub go_on: GoOnArgs,
+}
+
+/// Arguments of `fork`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct ForkArgs {
+    /// The run, and after an `@` where: `RUN@last`, `RUN@best`, `RUN@1200`.
+    #[arg(value_name = "RUN@STEP")]
+    pub run: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub go_on: GoOnArgs,
+}
+
+/// How training goes on from a checkpoint.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct GoOnArgs {
+    /// Folder of the runs.
+    #[arg(long, default_value = "runs", value_name = "DIR")]
+    pub runs_dir: PathBuf,
+    /// Change a field. A fork may change any, as for `train`; a run that is resumed only what does not change what it trains: `trainer.budget=10ep`,
+    /// `trainer.log_every=1st`, `callbacks=[..]`, `loggers=[..]`.
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    pub set: Vec<String>,
+    /// Take what fits of a checkpoint whose tensors differ from what the plugins trace now.
+    #[arg(long)]
+    pub partial: bool,
+    /// `auto`, `cpu`, `gpu`, or part of an adapter's name; as the run had it by default.
+    #[arg(long)]
+    pub device: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub show: ShowArgs,
+}
+
+/// Arguments of `ctl`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct CtlArgs {
+    /// Folder of the run, its id in the runs folder or the beginning or end of one, or `last`.
+    pub run: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CtlCommand,
+    /// Folder of the runs.
+    #[arg(long, default_value = "runs", value_name = "DIR", global = true)]
+    pub runs_dir: PathBuf,
+}
+
+/// What a run under way can be told.
+#[derive(Subcommand, Debug, Clone, Serialize, Deserialize)]
+pub enum CtlCommand {
+    /// Wait after the present step.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Do some steps, then wait.
+    Step {
+        /// How many.
+        #[arg(default_value_t = 1)]
+        steps: u64,
+    },
+    /// Evaluate now.
+    Eval,
+    /// Save now; this checkpoint is kept for good.
+    Checkpoint,
+    /// Finish the step, save, and end.
+    Stop,
+    /// Change a live value: `optimizer.lr`, `trainer.budget`.
+    Set {
+        /// Dotted key.
+        key: String,
+        /// New value.
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
 }
 
 /// Arguments of `eval`.
@@ -111,12 +276,102 @@ pub struct EvalArgs {
     /// `auto`, `cpu`, `gpu`, or part of an adapter's name.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// Take what fits of a checkpoint whose tensors differ from what the plugins trace now.
+    #[arg(long)]
+    pub partial: bool,
     /// One JSON object.
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub data: DataArgs,
+}
+
+/// Arguments of `export`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct ExportArgs {
+    /// The run as for `eval`; `RUN@1200`, `RUN@best` or `RUN@last` names the checkpoint.
+    #[arg(value_name = "RUN[@STEP]")]
+    pub run: String,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE.safetensors")]
+    pub output: PathBuf,
+    /// Folder of the runs.
+    #[arg(long, default_value = "runs", value_name = "DIR")]
+    pub runs_dir: PathBuf,
+    /// Only tensors whose name begins so.
+    #[arg(long, default_value = weights::WEIGHT_PREFIX)]
+    pub prefix: String,
+    /// Leave the prefix out of the names.
+    #[arg(long)]
+    pub strip_prefix: bool,
+    /// The averaged copy of the weights of this name, under the weights' own names: `ema`.
+    #[arg(long, value_name = "COPY")]
+    pub shadow: Option<String>,
+    /// Everything in the checkpoint: optimizer state, metrics, averaged copies.
+    #[arg(long, conflicts_with_all = ["prefix", "strip_prefix", "shadow"])]
+    pub all: bool,
+}
+
+/// Arguments of `sweep`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct SweepArgs {
+    /// The sweep, a RON file: recipe, metric, search and fields. The same file goes on where it was left.
+    pub file: PathBuf,
+    /// Trials at once, each a process of its own.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub workers: u16,
+    /// Folder of the runs; the sweep has a folder in it.
+    #[arg(long, default_value = "runs", value_name = "DIR")]
+    pub runs_dir: PathBuf,
+    /// `auto`, `cpu`, `gpu`, or part of an adapter's name.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// One JSON object a line: rank, settings, metric of each trial.
+    #[arg(long)]
+    pub json: bool,
+    /// Only print the table as it is now; runs nothing.
+    #[arg(long, conflicts_with_all = ["export", "trial"])]
+    pub table: bool,
+    /// Write a script for a cluster's queue instead of running.
+    #[arg(long, value_enum, conflicts_with = "trial")]
+    pub export: Option<Export>,
+    /// Run just this trial, in the foreground; what an array job calls.
+    #[arg(long, value_name = "N")]
+    pub trial: Option<usize>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub data: DataArgs,
+}
+
+/// Queues that `sweep --export` writes for.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Export {
+    /// An array job for `sbatch`.
+    Slurm,
+}
+
+/// Arguments of `cross-validate`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct CrossValidateArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub recipe: RecipeArgs,
+    /// Parts of the training data; each is held out once.
+    #[arg(long, default_value_t = 5, value_name = "K", value_parser = clap::value_parser!(u32).range(2..))]
+    pub folds: u32,
+    /// Of the division into folds.
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    pub fold_seed: u32,
+    /// Folds at once, each a process of its own.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub workers: u16,
+    /// Folder of the runs; the cross-validation has a folder in it.
+    #[arg(long, default_value = "runs", value_name = "DIR")]
+    pub runs_dir: PathBuf,
+    /// One JSON object a line: mean, standard deviation and values of each metric.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `runs`.
@@ -177,6 +432,20 @@ pub struct CheckArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub recipe: RecipeArgs,
+    /// Only plugins and settings: reads no data, opens no device.
+    #[arg(long)]
+    pub settings_only: bool,
+}
+
+/// Arguments of `summary`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct SummaryArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub recipe: RecipeArgs,
+    /// One JSON object, with exact numbers.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Stages that `inspect` can print.
@@ -216,8 +485,8 @@ pub struct BenchArgs {
     /// Devices to time, comma-separated.
     #[arg(long, default_value = "cpu,gpu", value_delimiter = ',')]
     pub devices: Vec<String>,
-    /// Models to time, comma-separated: `mlp`, `convnet`, `gpt`.
-    #[arg(long, default_value = "mlp,convnet,gpt", value_delimiter = ',')]
+    /// Models to time, comma-separated: `mlp`, `convnet`, `gpt`; and `loop`, what the loop adds to a step.
+    #[arg(long, default_value = "loop,mlp,convnet,gpt", value_delimiter = ',')]
     pub models: Vec<String>,
     /// Interleaved rounds.
     #[arg(long, default_value_t = 3)]
@@ -231,13 +500,4 @@ pub struct BenchArgs {
     #[arg(long, hide = true)]
     #[allow(missing_docs)]
     pub child: bool,
-}
-
-/// What a worker is told on its standard input.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Job {
-    /// The command to carry out.
-    pub command: Command,
-    /// Standard error is a terminal.
-    pub color: bool,
 }

@@ -20,7 +20,7 @@ pub struct BadTensor {
 ///
 /// The state must be the last good one, which a step with a bad number leaves untouched.
 pub fn first_bad_tensor(run: &mut Run, steps: std::ops::Range<u64>) -> Result<Option<BadTensor>> {
-    let watched = watched_graph(&run.train.traced)?;
+    let watched = watched_graph(&run.train.trace.graph)?;
     let (runtime, _) = device::open(&device::DeviceRequest::Cpu)?;
     let mut session = Session::new(runtime);
     for (_, parameter, ty) in watched.graph.parameters().filter(|(_, parameter, _)| parameter.role.is_state()) {

@@ -3,20 +3,32 @@
 mod assemble;
 mod cli;
 mod commands;
+mod control;
 mod data;
 mod diagnose;
+mod drive;
+mod journal;
+mod launch;
 mod loader;
+mod observers;
 mod outcome;
+mod pool;
+mod probe;
 mod recipe;
+mod reload;
+mod saver;
 mod side;
-mod span;
+mod summary;
 mod supervise;
+mod sweep;
 mod train;
+mod watch;
+mod weights;
 mod worker;
 
 use clap::Parser;
 use cli::{Cli, Command, PluginCommand};
-use outcome::exit;
+use outcome::{Exit, exit};
 
 fn main() {
     // clap ends the process with 2 (`exit::USAGE`) for a wrong command line.
@@ -26,14 +38,30 @@ fn main() {
             Some(folder) => Ok(worker::main(folder.as_ref())),
             None => Err(anyhow::anyhow!("`solstice worker` is started by the other commands")),
         },
-        Command::Train(args) => commands::follow::run(args, &command),
+        Command::Resume(args) => commands::follow::run(&args.go_on.show, &command),
+        Command::Fork(args) => commands::follow::run(&args.go_on.show, &command),
+        Command::Ctl(args) => commands::ctl::run(args),
+        Command::Train(args) => {
+            pool::stop_with_starter();
+            commands::follow::run(&args.show, &command)
+        }
+        Command::Sweep(args) => Ok(commands::sweep::run(args)),
+        Command::CrossValidate(args) => Ok(commands::cross_validate::run(args)),
         Command::Runs(args) => commands::runs::run(args),
+        Command::Export(args) => Ok(commands::export::run(args).unwrap_or_else(|Exit { code, error }| {
+            eprintln!("error: {}", outcome::sentence(&error));
+            code
+        })),
         Command::Bench(args) => commands::bench::run(args).map(|()| exit::OK),
         Command::Plugin(PluginCommand::New { name, dir }) => commands::plugin_new::run(name, dir.as_deref()).map(|()| exit::OK),
         Command::Plugin(PluginCommand::Trust { path }) => commands::plugins::trust(path).map(|()| exit::OK),
-        Command::Devices | Command::Eval(_) | Command::Plugins(_) | Command::Describe(_) | Command::Check(_) | Command::Inspect(_) => {
-            supervise::run_attached(&command)
-        }
+        Command::Devices
+        | Command::Eval(_)
+        | Command::Plugins(_)
+        | Command::Describe(_)
+        | Command::Check(_)
+        | Command::Inspect(_)
+        | Command::Summary(_) => supervise::run_attached(&command),
     };
     let code = outcome.unwrap_or_else(|error| {
         eprintln!("error: {}", outcome::sentence(&error));

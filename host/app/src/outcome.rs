@@ -18,6 +18,8 @@ pub mod exit {
     pub const DATA_MISSING: i32 = 5;
     /// The worker died: a plugin crashed, or the system killed it.
     pub const CRASHED: i32 = 6;
+    /// The worker left its state to another one; no command ends with it.
+    pub const HANDED_OVER: i32 = 7;
     /// Ctrl-C twice: stopped at once.
     pub const INTERRUPTED: i32 = 130;
 }

@@ -3,10 +3,11 @@
 //! A component is written as a call, `mlp(hidden: [128])`; dashes in its id are written as underscores. Its settings stay raw text until the plugin
 //! that owns them has parsed them, so errors name the plugin's own fields.
 
-use crate::span::Span;
 use ron::value::RawValue;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use solstice_plugin_abi::{Span, Unit, wire::Clip};
+use solstice_store::MonitorMode;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -34,6 +35,15 @@ pub struct RecipeFile {
     /// Metrics beside the loss.
     #[serde(default)]
     pub metrics: Vec<Box<RawValue>>,
+    /// What is done to the model's input in training, in this order, on the device.
+    #[serde(default)]
+    pub transforms: Vec<Box<RawValue>>,
+    /// What watches the run and may steer it, in the order in which it is called.
+    #[serde(default)]
+    pub callbacks: Vec<Box<RawValue>>,
+    /// Where the log goes besides the run's own store.
+    #[serde(default)]
+    pub loggers: Vec<Box<RawValue>>,
     /// The loop's settings.
     pub trainer: Box<RawValue>,
 }
@@ -44,9 +54,12 @@ pub struct RecipeFile {
 pub struct Trainer {
     /// How long to train.
     pub budget: Span,
-    /// Samples in a step.
+    /// Samples in a batch.
     #[serde(default = "batch_size")]
     pub batch_size: usize,
+    /// Batches whose gradients make one step: the mean over all their samples. The last step of an epoch may have fewer.
+    #[serde(default = "one")]
+    pub accumulate: usize,
     /// Seed of weights, order and dropout.
     #[serde(default)]
     pub seed: u64,
@@ -56,12 +69,51 @@ pub struct Trainer {
     /// When to evaluate; always at the end.
     #[serde(default = "one_epoch")]
     pub evaluate_every: Span,
+    /// Splits that are evaluated at another time than `evaluate_every`.
+    #[serde(default)]
+    pub evaluate_each: BTreeMap<String, Span>,
+    /// Batches of every evaluated split that are tried before the first step of a new run, so that a mistake there shows at once.
+    #[serde(default = "two_batches")]
+    pub sanity_batches: u64,
     /// When to report the training metrics; always at the end.
     #[serde(default = "ten_steps")]
     pub log_every: Span,
-    /// When to save; always at the end.
+    /// When to save; always at the end and on a stop.
     #[serde(default = "one_epoch")]
     pub checkpoint_every: Span,
+    /// Newest checkpoints that are kept.
+    #[serde(default = "two")]
+    pub keep_last: usize,
+    /// Best checkpoints that are kept; an evaluation that is better than all before is saved at once.
+    #[serde(default = "one")]
+    pub keep_best: usize,
+    /// Also keep one checkpoint in every span of this length for good.
+    #[serde(default)]
+    pub keep_every: Option<Span>,
+    /// What is best: a metric of an evaluation. By default the loss of the first evaluated split.
+    #[serde(default)]
+    pub monitor: Option<String>,
+    /// Whether a small or a large value of `monitor` is good.
+    #[serde(default = "small")]
+    pub monitor_mode: MonitorMode,
+    /// Bound on the gradients: `norm(1.0)`, `value(0.5)`, `adaptive(0.01)`.
+    #[serde(default)]
+    pub clip: Option<Clip>,
+    /// Parameters with settings of their own; the first group that a parameter fits in counts.
+    #[serde(default)]
+    pub groups: Vec<GroupRule>,
+    /// Train on the beginning of each epoch only.
+    #[serde(default)]
+    pub limit_train: Option<Span>,
+    /// Evaluate on the beginning of each split only.
+    #[serde(default)]
+    pub limit_evaluate: Option<Span>,
+    /// Train on these many first batches again and again, unshuffled, and evaluate on as many: a model that cannot learn them by heart is broken.
+    #[serde(default)]
+    pub overfit_batches: Option<u64>,
+    /// Cross-validation: train without this part of the split `train`, and evaluate on it as `fold`.
+    #[serde(default)]
+    pub fold: Option<Fold>,
     /// Threads that fill batches of sets that are not resident on the device.
     #[serde(default = "two")]
     pub loader_threads: usize,
@@ -73,6 +125,39 @@ pub struct Trainer {
     pub norms: bool,
 }
 
+/// Settings for the parameters that a rule fits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupRule {
+    /// Regular expression that a parameter's whole name matches, such as `model\.encoder\..*`.
+    pub params: String,
+    /// Only parameters with at most this many axes: 1 for biases and the scales of norms.
+    #[serde(default)]
+    pub rank_max: Option<usize>,
+    /// Factor on the learning rate. Live.
+    #[serde(default = "one_fold")]
+    pub lr: f64,
+    /// Factor on the optimizer's weight decay; 0 for none. Live.
+    #[serde(default = "one_fold")]
+    pub weight_decay: f64,
+    /// Not trained at all.
+    #[serde(default)]
+    pub frozen: bool,
+}
+
+/// One part of a split that is left out of training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fold {
+    /// Which part, from 0.
+    pub index: u64,
+    /// How many parts.
+    pub count: u64,
+    /// Seed of the division; the same for all folds of a cross-validation.
+    #[serde(default)]
+    pub seed: u32,
+}
+
 fn constant() -> Box<RawValue> {
     RawValue::from_ron("constant()").expect("this is RON").to_owned()
 }
@@ -80,12 +165,24 @@ fn batch_size() -> usize {
     64
 }
 fn one_epoch() -> Span {
-    Span { amount: 1.0, unit: crate::span::Unit::Epochs }
+    Span { amount: 1.0, unit: Unit::Epochs }
 }
 fn ten_steps() -> Span {
-    Span { amount: 10.0, unit: crate::span::Unit::Steps }
+    Span { amount: 10.0, unit: Unit::Steps }
+}
+fn one() -> usize {
+    1
+}
+fn one_fold() -> f64 {
+    1.0
 }
 fn two() -> usize {
+    2
+}
+fn small() -> MonitorMode {
+    MonitorMode::Min
+}
+fn two_batches() -> u64 {
     2
 }
 fn yes() -> bool {
@@ -110,8 +207,8 @@ pub struct Recipe {
     pub expect: BTreeMap<String, (f64, f64)>,
     /// By slot: `experiment`, `model`, `dataset`, `optimizer`, `schedule`.
     pub components: BTreeMap<String, ComponentText>,
-    /// Metrics in order.
-    pub metrics: Vec<ComponentText>,
+    /// By list: `metrics`, `transforms`, `callbacks`, `loggers`.
+    pub lists: BTreeMap<String, Vec<ComponentText>>,
     /// The loop.
     pub trainer: Trainer,
     /// `--set` of component fields: slot path below the component, raw value. Applied on the plugin's canonical JSON.
@@ -121,7 +218,7 @@ pub struct Recipe {
 /// One `--set slot.path=value` for a component field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
-    /// `model`, `metrics.0`.
+    /// `model`, `callbacks.0`.
     pub slot: String,
     /// Field path below the component.
     pub path: Vec<String>,
@@ -131,6 +228,9 @@ pub struct Override {
 
 /// Slots of a recipe that hold one component.
 pub const SLOTS: [&str; 5] = ["experiment", "model", "dataset", "optimizer", "schedule"];
+
+/// Lists of a recipe: any number of components of one kind.
+pub const LISTS: [&str; 4] = ["metrics", "transforms", "callbacks", "loggers"];
 
 /// A mistake in a recipe or in `--set`; the message is the whole sentence.
 #[derive(Debug, thiserror::Error)]
@@ -154,12 +254,10 @@ impl Recipe {
         for (slot, raw) in SLOTS.iter().zip(slots) {
             components.insert((*slot).to_owned(), component(raw.get_ron(), slot, place)?);
         }
-        let metrics = file
-            .metrics
-            .iter()
-            .enumerate()
-            .map(|(index, raw)| component(raw.get_ron(), &format!("metrics.{index}"), place))
-            .collect::<Result<_, _>>()?;
+        let mut lists = BTreeMap::new();
+        for (list, raws) in LISTS.iter().zip([&file.metrics, &file.transforms, &file.callbacks, &file.loggers]) {
+            lists.insert((*list).to_owned(), list_of(raws, list, place)?);
+        }
         let trainer: Trainer = options().from_str(file.trainer.get_ron()).map_err(|error| {
             let first_line = line_of(text, file.trainer.get_ron());
             shifted(place, &error, first_line)
@@ -168,7 +266,7 @@ impl Recipe {
             name: file.name.unwrap_or_else(|| default_name.into()),
             expect: file.expect,
             components,
-            metrics,
+            lists,
             trainer,
             overrides: vec![],
         };
@@ -188,25 +286,21 @@ impl Recipe {
             "name" if parts.len() == 1 => self.name = value.into(),
             "seed" if parts.len() == 1 => return self.set_trainer(&["seed".into()], value, &place),
             "trainer" => return self.set_trainer(&parts[1..], value, &place),
-            "metrics" if parts.len() == 1 => {
-                let raws: Vec<Box<RawValue>> = options().from_str(value).map_err(|error| spanned(&place, &error))?;
-                self.metrics = raws
-                    .iter()
-                    .enumerate()
-                    .map(|(index, raw)| component(raw.get_ron(), &format!("metrics.{index}"), &place))
-                    .collect::<Result<_, _>>()?;
-                self.overrides.retain(|change| !change.slot.starts_with("metrics."));
-            }
-            "metrics" => {
-                let slot = format!("metrics.{}", parts[1]);
-                if parts[1].parse::<usize>().map_or(true, |index| index >= self.metrics.len()) || parts.len() < 3 {
-                    return Err(RecipeError(format!(
-                        "{place}: wanted `metrics.<0..{}>.<field>`, the recipe has {} metrics",
-                        self.metrics.len().saturating_sub(1),
-                        self.metrics.len()
-                    )));
+            list if LISTS.contains(&list) => {
+                let list = list.to_owned();
+                if parts.len() == 1 {
+                    let raws: Vec<Box<RawValue>> = options().from_str(value).map_err(|error| spanned(&place, &error))?;
+                    self.lists.insert(list.clone(), list_of(&raws, &list, &place)?);
+                    self.overrides.retain(|change| !change.slot.starts_with(&format!("{list}.")));
+                } else {
+                    let count = self.lists[&list].len();
+                    if parts[1].parse::<usize>().map_or(true, |index| index >= count) || parts.len() < 3 {
+                        let last = count.saturating_sub(1);
+                        return Err(RecipeError(format!("{place}: wanted `{list}.<0..{last}>.<field>`, the recipe has {count} {list}")));
+                    }
+                    let slot = format!("{list}.{}", parts[1]);
+                    self.overrides.push(Override { slot, path: parts.split_off(2), value: value.into() });
                 }
-                self.overrides.push(Override { slot, path: parts.split_off(2), value: value.into() });
             }
             slot if SLOTS.contains(&slot) => {
                 let slot = slot.to_owned();
@@ -218,7 +312,7 @@ impl Recipe {
                 }
             }
             other => {
-                let known = ["name", "seed", "trainer", "metrics"].into_iter().chain(SLOTS);
+                let known = ["name", "seed", "trainer"].into_iter().chain(SLOTS).chain(LISTS);
                 return Err(RecipeError(format!("{place}: a recipe has no `{other}`{}", did_you_mean(other, known))));
             }
         }
@@ -226,26 +320,89 @@ impl Recipe {
     }
 
     fn set_trainer(&mut self, path: &[String], value: &str, place: &str) -> Result<(), RecipeError> {
-        let mut json = serde_json::to_value(&self.trainer).expect("trainer settings are plain data");
-        set_field(&mut json, path, value).map_err(|message| RecipeError(format!("{place}: {message}")))?;
-        self.trainer = serde_json::from_value(json).map_err(|error| RecipeError(format!("{place}: {error}")))?;
-        self.trainer.check(place)
+        self.trainer = self.trainer.with(path, value, place)?;
+        Ok(())
     }
 
     /// Component of a slot (`model`, `metrics.0`).
     pub fn component(&self, slot: &str) -> &ComponentText {
-        match slot.strip_prefix("metrics.") {
-            Some(index) => &self.metrics[index.parse::<usize>().expect("metric slots are numbered")],
+        match slot.split_once('.') {
+            Some((list, index)) => &self.lists[list][index.parse::<usize>().expect("slots of a list are numbered")],
             None => &self.components[slot],
         }
     }
 }
 
 impl Trainer {
-    fn check(&self, place: &str) -> Result<(), RecipeError> {
+    /// These settings with one field changed. `path` is below `trainer`; `place` begins an error.
+    pub fn with(&self, path: &[String], value: &str, place: &str) -> Result<Trainer, RecipeError> {
+        let wrong = |message: String| RecipeError(format!("{place}: {message}"));
+        let mut json = serde_json::to_value(self).expect("trainer settings are plain data");
+        set_field(&mut json, path, value).map_err(wrong)?;
+        let changed: Trainer = match serde_json::from_value(json) {
+            Ok(trainer) => trainer,
+            // Written as a recipe writes it: `norm(1.0)`, `(index: 0, count: 5)`.
+            Err(error) => self.with_ron(path, value).unwrap_or(Err(error.to_string())).map_err(wrong)?,
+        };
+        changed.check(place)?;
+        Ok(changed)
+    }
+
+    // The fields whose values are no plain data. `None` for any other.
+    fn with_ron(&self, path: &[String], value: &str) -> Option<Result<Trainer, String>> {
+        fn read<T: serde::de::DeserializeOwned>(value: &str) -> Result<T, String> {
+            options().from_str(value).map_err(|error| error.to_string())
+        }
+        let mut changed = self.clone();
+        let [field] = path else { return None };
+        let outcome = match field.as_str() {
+            "clip" => read(value).map(|clip| changed.clip = clip),
+            "fold" => read(value).map(|fold| changed.fold = fold),
+            "groups" => read(value).map(|groups| changed.groups = groups),
+            "evaluate_each" => read(value).map(|each| changed.evaluate_each = each),
+            _ => return None,
+        };
+        Some(outcome.map(|()| changed))
+    }
+
+    /// A mistake in the settings, as a sentence that begins with `place`.
+    pub fn check(&self, place: &str) -> Result<(), RecipeError> {
         let fail = |field: &str, message: &str| Err(RecipeError(format!("{place}: trainer.{field} {message}")));
         if self.batch_size == 0 {
             return fail("batch_size", "must be at least 1, got 0");
+        }
+        if self.accumulate == 0 {
+            return fail("accumulate", "must be at least 1, got 0");
+        }
+        if let Some(Clip::Norm(bound) | Clip::Value(bound) | Clip::Adaptive(bound)) = self.clip
+            && !(bound > 0.0 && bound.is_finite())
+        {
+            return fail("clip", &format!("must be above zero, got {bound}"));
+        }
+        for (index, group) in self.groups.iter().enumerate() {
+            if let Err(error) = regex::Regex::new(&group.params) {
+                return fail(&format!("groups.{index}.params"), &format!("is no regular expression: {error}"));
+            }
+            for (name, factor) in [("lr", group.lr), ("weight_decay", group.weight_decay)] {
+                if !(factor >= 0.0 && factor.is_finite()) {
+                    return fail(&format!("groups.{index}.{name}"), &format!("must be at least 0, got {factor}"));
+                }
+            }
+        }
+        if let Some(fold) = self.fold
+            && (fold.count < 2 || fold.index >= fold.count)
+        {
+            return fail("fold", &format!("must be one of at least two parts, got part {} of {}", fold.index, fold.count));
+        }
+        if self.overfit_batches == Some(0) {
+            return fail("overfit_batches", "must be at least 1, got 0");
+        }
+        for (name, limit) in [("limit_train", self.limit_train), ("limit_evaluate", self.limit_evaluate)] {
+            if let Some(limit) = limit
+                && (limit.unit == Unit::Seconds || (limit.unit == Unit::Epochs && limit.amount > 1.0))
+            {
+                return fail(name, &format!("must be a part of one epoch, such as `0.1ep` or `20st`, got `{limit}`"));
+            }
         }
         if self.loader_threads == 0 || self.loader_threads > 256 {
             return fail("loader_threads", &format!("must be 1 to 256, got {}", self.loader_threads));
@@ -266,10 +423,50 @@ pub struct ResolvedRecipe {
     pub expect: BTreeMap<String, (f64, f64)>,
     /// By slot.
     pub components: BTreeMap<String, ResolvedComponent>,
-    /// In order.
-    pub metrics: Vec<ResolvedComponent>,
+    /// By list: `metrics`, `transforms`, `callbacks`, `loggers`.
+    #[serde(flatten)]
+    pub lists: BTreeMap<String, Vec<ResolvedComponent>>,
     /// The loop.
     pub trainer: Trainer,
+}
+
+/// What differs between two resolved recipes: dotted key to (old, new); a part that one side lacks is null there.
+pub fn differences(old: &ResolvedRecipe, new: &ResolvedRecipe) -> BTreeMap<String, (Value, Value)> {
+    fn walk(path: &str, old: &Value, new: &Value, found: &mut BTreeMap<String, (Value, Value)>) {
+        let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+        match (old, new) {
+            (Value::Object(a), Value::Object(b)) => {
+                for key in a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))) {
+                    walk(&below(key), a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), found);
+                }
+            }
+            // A list that one side does not have, written before there was one, is an empty list.
+            (Value::Null, Value::Array(list)) | (Value::Array(list), Value::Null) if list.is_empty() => {}
+            (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+                for (index, (a, b)) in a.iter().zip(b).enumerate() {
+                    walk(&below(&index.to_string()), a, b, found);
+                }
+            }
+            (a, b) if a != b => drop(found.insert(path.to_owned(), (a.clone(), b.clone()))),
+            _ => {}
+        }
+    }
+    let value = |recipe: &ResolvedRecipe| {
+        // Keys as `--set` writes them: `optimizer.lr`, not `components.optimizer.config.lr`.
+        let part = |component: &ResolvedComponent| {
+            let mut fields = component.config.as_object().cloned().unwrap_or_default();
+            fields.insert("id".into(), component.id.clone().into());
+            Value::Object(fields)
+        };
+        let mut root = serde_json::Map::new();
+        root.extend(recipe.components.iter().map(|(slot, component)| (slot.clone(), part(component))));
+        root.extend(recipe.lists.iter().map(|(list, parts)| (list.clone(), parts.iter().map(part).collect())));
+        root.insert("trainer".into(), serde_json::to_value(&recipe.trainer).expect("trainer settings are plain data"));
+        Value::Object(root)
+    };
+    let mut found = BTreeMap::new();
+    walk("", &value(old), &value(new), &mut found);
+    found
 }
 
 /// A component with all its settings.
@@ -282,6 +479,14 @@ pub struct ResolvedComponent {
 }
 
 impl ResolvedRecipe {
+    /// Component of a slot (`model`, `callbacks.0`), which must be there.
+    pub fn component(&self, slot: &str) -> &ResolvedComponent {
+        match slot.split_once('.') {
+            Some((list, index)) => &self.lists[list][index.parse::<usize>().expect("slots of a list are numbered")],
+            None => &self.components[slot],
+        }
+    }
+
     /// As a recipe file that gives this recipe again.
     pub fn to_ron(&self) -> String {
         let call = |component: &ResolvedComponent| format!("{}({})", component.id.replace('-', "_"), component.config);
@@ -294,7 +499,9 @@ impl ResolvedRecipe {
         for slot in SLOTS {
             text += &format!("    {slot}: {},\n", call(&self.components[slot]));
         }
-        text += &format!("    metrics: [{}],\n", self.metrics.iter().map(call).collect::<Vec<_>>().join(", "));
+        for (list, components) in &self.lists {
+            text += &format!("    {list}: [{}],\n", components.iter().map(call).collect::<Vec<_>>().join(", "));
+        }
         let trainer = ron::to_string(&self.trainer).expect("trainer settings are plain data");
         text += &format!("    trainer: {trainer},\n)\n");
         text
@@ -302,8 +509,12 @@ impl ResolvedRecipe {
 }
 
 // `evaluate: ["test"]` for an `Option`, as a reader would write it.
-fn options() -> ron::Options {
+pub(crate) fn options() -> ron::Options {
     ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME)
+}
+
+fn list_of(raws: &[Box<RawValue>], list: &str, place: &str) -> Result<Vec<ComponentText>, RecipeError> {
+    raws.iter().enumerate().map(|(index, raw)| component(raw.get_ron(), &format!("{list}.{index}"), place)).collect()
 }
 
 /// Splits `mlp(hidden: 64)` into the id and the settings.
@@ -328,7 +539,7 @@ fn component(raw: &str, slot: &str, place: &str) -> Result<ComponentText, Recipe
 }
 
 // A raw value keeps the comments around it, which would hide the id. Strings may hold `//`.
-fn strip_comments(text: &str) -> String {
+pub(crate) fn strip_comments(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
@@ -411,7 +622,7 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
     }
 }
 
-fn spanned(place: &str, error: &ron::error::SpannedError) -> RecipeError {
+pub(crate) fn spanned(place: &str, error: &ron::error::SpannedError) -> RecipeError {
     shifted(place, error, 0)
 }
 
@@ -426,7 +637,7 @@ fn shifted(place: &str, error: &ron::error::SpannedError, lines_before: usize) -
 }
 
 // How many lines stand before `part` in `text`.
-fn line_of(text: &str, part: &str) -> usize {
+pub(crate) fn line_of(text: &str, part: &str) -> usize {
     text.find(part).map_or(0, |offset| text[..offset].matches('\n').count())
 }
 
@@ -503,8 +714,16 @@ mod tests {
                     ((*slot).to_owned(), ResolvedComponent { id: "some-thing".into(), config })
                 })
                 .collect(),
-            metrics: vec![ResolvedComponent { id: "accuracy".into(), config: serde_json::json!({}) }],
-            trainer: recipe().trainer,
+            lists: LISTS
+                .iter()
+                .map(|list| ((*list).to_owned(), vec![ResolvedComponent { id: "accuracy".into(), config: serde_json::json!({}) }]))
+                .collect(),
+            trainer: recipe()
+                .trainer
+                .with(&["clip".into()], "norm(1.0)", "")
+                .and_then(|trainer| trainer.with(&["fold".into()], "(index: 1, count: 5)", ""))
+                .and_then(|trainer| trainer.with(&["groups".into()], r#"[(params: ".*", rank_max: 1, weight_decay: 0)]"#, ""))
+                .unwrap(),
         };
         let read = Recipe::from_text(&resolved.to_ron(), "y", "run.ron").unwrap();
         assert_eq!((&read.name, &read.expect, &read.trainer), (&resolved.name, &resolved.expect, &resolved.trainer));

@@ -1,11 +1,11 @@
 //! The parent's side of a worker: start it, forward Ctrl-C, and say what happened when it dies.
 
-use crate::cli::{Command, Job};
+use crate::cli::Command;
 use crate::outcome::exit;
-use crate::side::SideDir;
+use crate::side::{Job, SideDir};
 use anyhow::{Context, Result};
 use std::fs::File;
-use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
@@ -34,7 +34,7 @@ pub enum Output {
 
 impl Worker {
     /// Starts the worker with a job.
-    pub fn start(command: &Command, output: Output) -> Result<Worker> {
+    pub fn start(job: &Job, output: Output) -> Result<Worker> {
         let folder = tempfile::Builder::new().prefix("solstice-").tempdir().context("cannot make a temporary folder")?;
         let side = SideDir(folder.path().to_path_buf());
         let interrupts = Arc::new(AtomicUsize::new(0));
@@ -58,12 +58,17 @@ impl Worker {
             process.process_group(0);
         }
         let mut child = process.spawn().context("cannot start the worker")?;
-        let job = Job { command: command.clone(), color: std::io::stderr().is_terminal() };
         let mut stdin = child.stdin.take().expect("asked for above");
         // A worker that is already dead is reported by its exit status.
-        let _ = stdin.write_all(&serde_json::to_vec(&job)?);
+        let _ = stdin.write_all(&serde_json::to_vec(job)?);
         drop(stdin);
         Ok(Worker { child, side, _folder: folder, log, interrupts, forwarded: 0 })
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// The side channel.
@@ -105,7 +110,8 @@ impl Worker {
         match (status.code(), status.signal()) {
             (Some(code), _) => {
                 // A plugin that calls `exit` takes the worker with it, in the middle of a call.
-                if call.is_empty() {
+                // The worker tells of a call that it stopped itself.
+                if call.is_empty() || code == exit::CRASHED {
                     (code, None)
                 } else {
                     (exit::CRASHED, Some(format!("the worker ended early with code {code} {place}")))
@@ -139,7 +145,7 @@ pub fn without_window_complaints(process: &mut std::process::Command, folder: &P
 
 /// Runs a command in a worker whose output is this process's own; returns the exit code.
 pub fn run_attached(command: &Command) -> Result<i32> {
-    let mut worker = Worker::start(command, Output::Inherited)?;
+    let mut worker = Worker::start(&Job::of(command), Output::Inherited)?;
     loop {
         // The terminal sends Ctrl-C to the worker as well: same process group.
         worker.forward_interrupts(false);

@@ -1,11 +1,12 @@
 //! The child process that loads plugins and trains. It reads its job from standard input and leaves everything in the run's store; a crash here costs
 //! one run and no window.
 
-use crate::cli::{Command, Job};
+use crate::cli::Command;
 use crate::commands;
+use crate::launch;
 use crate::loader;
 use crate::outcome::{Exit, OrExit, exit, sentence};
-use crate::side::SideDir;
+use crate::side::{Job, SideDir};
 use anyhow::{Context, Result};
 use std::io::Read;
 use std::path::Path;
@@ -28,8 +29,19 @@ pub fn main(side_dir: &Path) -> i32 {
     loader::record_calls_in(&side.entering_file());
     let stop = Arc::new(AtomicBool::new(false));
     loader::set_host_services(Services { stop: stop.clone(), last: Mutex::new(None) });
+    let limit = job.command.call_limit();
+    loader::limit_calls(limit, move |call| {
+        let sentence = format!("{call} gave no sign of life for {} s and was stopped (--plugin-timeout)", limit.as_secs_f64());
+        eprintln!("error: {sentence}");
+        launch::abandon(&sentence);
+        std::process::exit(exit::CRASHED);
+    });
+    let shaders = job.shaders.as_deref();
     let outcome = listen_for_interrupts(&stop).or_exit(exit::FAILED).and_then(|()| match &job.command {
-        Command::Train(args) => commands::train::run(args, &side, &stop),
+        command if job.reload.is_some() => commands::train::reload(job.reload.as_ref().expect("asked for"), command, shaders, &side, &stop),
+        Command::Train(args) => commands::train::train(args, shaders, &side, &stop),
+        Command::Resume(args) => commands::train::resume(args, shaders, &side, &stop),
+        Command::Fork(args) => commands::train::fork(args, shaders, &side, &stop),
         Command::Eval(args) => commands::eval::run(args),
         Command::Plugins(args) => commands::plugins::list(args).or_exit(exit::FAILED),
         Command::Describe(args) => commands::describe::run(args).or_exit(exit::USAGE),
@@ -38,9 +50,11 @@ pub fn main(side_dir: &Path) -> i32 {
             Ok(exit::OK)
         }
         Command::Check(args) => commands::check::run(args),
+        Command::Summary(args) => commands::summary::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         other => unreachable!("{other:?} needs no worker"),
     });
+    loader::stop_recording();
     match outcome {
         Ok(code) => code,
         Err(Exit { code, error }) => {

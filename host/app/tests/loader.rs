@@ -123,11 +123,11 @@ fn versions_that_do_not_fit_are_refused_and_say_which_side_to_update() {
     let place = Place::new();
     let loader = place.loader();
     let host = solstice_plugin_abi::ABI_VERSION;
-    let message = refusal(&loader, &place.patched("libmajor.so", "abi=1.0.0", "abi=2.0.0"));
+    let message = refusal(&loader, &place.patched("libmajor.so", "abi=1.1.0", "abi=2.0.0"));
     assert_eq!(message, format!("built for plugin ABI 2.0.0, this host has {host}: update Solstice, or build the plugin against {host}"));
-    let message = refusal(&loader, &place.patched("libminor.so", "abi=1.0.0", "abi=1.9.0"));
+    let message = refusal(&loader, &place.patched("libminor.so", "abi=1.1.0", "abi=1.9.0"));
     assert_eq!(message, format!("built for plugin ABI 1.9.0, this host has {host}: update Solstice, or build the plugin against {host}"));
-    let message = refusal(&loader, &place.patched("libold.so", "abi=1.0.0", "abi=0.9.0"));
+    let message = refusal(&loader, &place.patched("libold.so", "abi=1.1.0", "abi=0.9.0"));
     assert_eq!(message, format!("built for plugin ABI 0.9.0, this host has {host}: rebuild the plugin"));
 }
 
@@ -194,7 +194,7 @@ fn many_plugins_in_one_process_each_stay_themselves() {
         .map(|(index, version)| {
             if index == 2 {
                 // A refused one in between does no harm to those after it.
-                refusal(&loader, &place.patched("libbad.so", "abi=1.0.0", "abi=3.0.0"));
+                refusal(&loader, &place.patched("libbad.so", "abi=1.1.0", "abi=3.0.0"));
             }
             let path = place.patched(&format!("libmany_{index}.so"), "version=0.1.0", &format!("version={version}"));
             loader.load(&path).unwrap()
@@ -202,7 +202,7 @@ fn many_plugins_in_one_process_each_stay_themselves() {
         .collect();
     for (plugin, version) in plugins.iter().zip(versions) {
         assert_eq!(plugin.manifest.version, version);
-        assert_eq!(plugin.components().unwrap().len(), 3);
+        assert_eq!(plugin.components().unwrap().len(), 5);
     }
     // The same content is one library, wherever it lies.
     let again = place.patched("libagain.so", "version=0.1.0", "version=1.1.1");
@@ -216,7 +216,7 @@ fn discovery_lists_plugins_with_kinds_and_refusals_with_reasons() {
     place.fixture();
     place.write("plugins/libtext.so", b"no");
     place.write("plugins/notes.txt", b"not even named like a library");
-    place.patched("libfuture.so", "abi=1.0.0", "abi=1.7.0");
+    place.patched("libfuture.so", "abi=1.1.0", "abi=1.7.0");
     place.write("build/libtext.so", b"no");
     place.write("build/libsame.so", &fixture::bytes());
     let search = |dir: &str, mixed| SearchDir { path: place.path(dir), mixed };
@@ -228,11 +228,11 @@ fn discovery_lists_plugins_with_kinds_and_refusals_with_reasons() {
         assert_eq!(names, ["libfixture_plugin.so", "libfuture.so", "libtext.so"]);
         let [fixture, future, text] = catalog.found() else { unreachable!() };
         assert_eq!((fixture.name(), fixture.version(), &fixture.refusal), ("fixture-plugin", "0.1.0", &None));
-        assert_eq!(fixture.kinds(), [Kind::Experiment, Kind::Model, Kind::Dataset]);
+        assert_eq!(fixture.kinds(), [Kind::Experiment, Kind::Model, Kind::Dataset, Kind::Callback, Kind::Logger]);
         assert!(matches!(future.refusal, Some(LoadError::Version(_))));
         assert!(matches!(text.refusal, Some(LoadError::NotALibrary(_))));
         let ids: Vec<String> = catalog.components().into_iter().map(|info| info.id).collect();
-        assert_eq!(ids, ["watching", "rogue", "counting"]);
+        assert_eq!(ids, ["watching", "rogue", "counting", "meddler", "sulky"]);
     }
 }
 
@@ -303,7 +303,7 @@ fn errors_and_panics_come_back_with_the_authors_line() {
         let error = problem(misdeed);
         let text = error.to_string();
         assert!(text.starts_with(&format!("{start}{message}")), "{text}");
-        assert!(error.location().contains("fixture-plugin/src/lib.rs:"), "{text}");
+        assert!(error.location().contains("fixture-plugin/src/"), "{text}");
         assert!(text.ends_with(&format!(" ({})", error.location())), "{text}");
     }
     assert!(matches!(problem("panic"), PluginError::Call { panicked: true, backtrace, .. } if !backtrace.is_empty()));
@@ -345,7 +345,7 @@ fn a_data_set_is_opened_described_and_read_from_several_threads() {
     bad.open().unwrap();
     let error = bad.fill("train", 0, &[1], &mut [&mut [0; 4], &mut [0; 4]]).unwrap_err();
     assert!(error.to_string().contains("fill: panicked: index 7 out of range"), "{error}");
-    assert!(error.location().contains("fixture-plugin/src/lib.rs:"), "{error}");
+    assert!(error.location().contains("fixture-plugin/src/misdeed.rs:"), "{error}");
 }
 
 fn step_request() -> StepRequest {
@@ -468,7 +468,7 @@ fn after_a_death_the_culprit_is_known() {
 fn child_describes() {
     let Some(folder) = child_place() else { return };
     let catalog = Catalog::new(child_loader(&folder), &[folder.join("plugins/libfixture_plugin.so")]);
-    assert_eq!(catalog.components().len(), 3);
+    assert_eq!(catalog.components().len(), 5);
 }
 
 #[test]
@@ -476,12 +476,18 @@ fn a_plugin_that_does_not_survive_being_listed_is_tried_again_only_on_request() 
     let place = Place::new();
     let loader = place.loader();
     let path = place.fixture();
-    let status = in_child("child_describes", &place, &[("SOLSTICE_FIXTURE_ABORT_IN_DESCRIBE", "1")]);
-    assert!(!status.success());
+    let dies = || assert!(!in_child("child_describes", &place, &[("SOLSTICE_FIXTURE_ABORT_IN_DESCRIBE", "1")]).success());
+    dies();
+    // Somebody may have killed the process at that moment: once is forgiven.
+    assert_eq!(loader.discover(std::slice::from_ref(&path))[0].refusal, None);
+    dies();
     let refused = || loader.discover(std::slice::from_ref(&path))[0].refusal.clone();
     assert!(matches!(refused(), Some(LoadError::Quarantined(_))));
     let message = refused().unwrap().to_string();
-    assert!(message.starts_with("a process died while it was describing itself;") && message.contains("--try-again"), "{message}");
+    assert!(
+        message.starts_with("2 processes in a row died while it was describing itself;") && message.contains("--try-again"),
+        "{message}"
+    );
     assert_eq!(loader.clear_quarantine(), 1);
     assert_eq!(refused(), None);
     assert!(in_child("child_describes", &place, &[]).success());

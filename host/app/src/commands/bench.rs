@@ -5,7 +5,7 @@ use crate::cli::BenchArgs;
 use crate::loader::Catalog;
 use crate::recipe::Recipe;
 use crate::supervise::without_window_complaints;
-use crate::train::{initialise, scalar_defaults};
+use crate::train::{initialise, scalar_words};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use solstice_engine::random::threefry2x32;
@@ -67,6 +67,9 @@ struct Figure {
     first_step_secs: f64,
 }
 
+/// Not a model: what the loop adds to a step.
+const LOOP: &str = "loop";
+
 /// Runs every (model, device) in a process of its own, round by round, and prints the medians.
 pub fn run(args: &BenchArgs) -> Result<()> {
     if args.child {
@@ -76,9 +79,16 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         println!("{}", serde_json::to_string(&measure(model, device, args.seconds)?)?);
         return Ok(());
     }
+    if args.models.iter().any(|model| model == LOOP) {
+        super::bench_loop::run(args.rounds.max(1), 20_000)?;
+    }
+    let models: Vec<&String> = args.models.iter().filter(|model| *model != LOOP).collect();
+    if models.is_empty() {
+        return Ok(());
+    }
     let mut figures: BTreeMap<(usize, usize), Vec<Figure>> = BTreeMap::new();
     for round in 0..args.rounds.max(1) {
-        for (m, model) in args.models.iter().enumerate() {
+        for (m, model) in models.iter().enumerate() {
             for (d, device) in args.devices.iter().enumerate() {
                 eprintln!("round {} of {}: {model} on {device}", round + 1, args.rounds.max(1));
                 let mut child = Command::new(std::env::current_exe()?);
@@ -148,7 +158,7 @@ fn measure(model: &str, device_name: &str, seconds: f64) -> Result<Figure> {
     let mut session = Session::new(runtime);
     initialise(&mut session, &trace.graph, 0)?;
     let program = session.load(compile(&trace.graph, &CompileOptions::default())?.plan)?;
-    let scalars = scalar_defaults(&trace.graph)?;
+    let scalars = scalar_words(&trace.graph)?;
     let inputs: Vec<(String, Vec<u8>)> = session
         .plan(program)
         .inputs

@@ -1,11 +1,13 @@
 //! `solstice check`: everything that can be wrong with a recipe, found in seconds.
 
-use super::{assemble, open_device};
+use super::assemble;
 use crate::cli::CheckArgs;
+use crate::launch::open_device;
 use crate::outcome::exit;
 use crate::outcome::{Exit, OrExit};
-use crate::train::{Run, Stopwatch};
+use crate::train::{Begin, Run, Stopwatch};
 use anyhow::{Context, Result};
+use solstice_engine::gpu::Sources;
 use solstice_engine::{CompileOptions, Session, compile, gpu};
 
 /// Checks part by part and prints a line for each; returns the exit code.
@@ -13,6 +15,9 @@ pub fn run(args: &CheckArgs) -> Result<i32, Exit> {
     let assembly = assemble(&args.recipe)?;
     let parts: Vec<String> = assembly.resolved.components.iter().map(|(slot, component)| format!("{slot} {}", component.id)).collect();
     println!("ok  plugins and settings   {}", parts.join(", "));
+    if args.settings_only {
+        return Ok(exit::OK);
+    }
     let spec = assembly.open_data().or_exit(exit::DATA_MISSING)?;
     let splits: Vec<String> = spec.splits.iter().map(|split| format!("{} {}", split.name, split.len)).collect();
     let fields: Vec<String> = spec.fields.iter().map(|field| format!("{} {}{:?}", field.name, field.dtype, field.shape)).collect();
@@ -22,7 +27,7 @@ pub fn run(args: &CheckArgs) -> Result<i32, Exit> {
     for (entry, split) in entries {
         let trace = assembly.step(entry, split, &spec).or_exit(exit::USAGE)?;
         let plan = compile(&trace.graph, &CompileOptions::default()).or_exit(exit::FAILED)?.plan;
-        let shaders = gpu::shaders(&plan).map_err(anyhow::Error::msg).or_exit(exit::FAILED)?;
+        let shaders = gpu::shaders(&plan, &gpu::Sources::built_in()).map_err(anyhow::Error::msg).or_exit(exit::FAILED)?;
         for (label, wgsl) in &shaders {
             gpu::validate(wgsl)
                 .map_err(anyhow::Error::msg)
@@ -36,8 +41,9 @@ pub fn run(args: &CheckArgs) -> Result<i32, Exit> {
             shaders.len()
         );
     }
-    let (runtime, info) = open_device(&args.recipe.device)?;
-    let mut run = Run::start(&assembly, &spec, Session::new(runtime), &mut Stopwatch::start()).or_exit(exit::FAILED)?;
+    let (runtime, info) = open_device(&args.recipe.device, &Sources::built_in())?;
+    let start = Run::start(&assembly, &spec, Session::new(runtime), Begin::default(), &mut Stopwatch::start());
+    let (mut run, _) = start.or_exit(exit::FAILED)?;
     let mut losses = vec![];
     for _ in 0..2 {
         run.train_step().or_exit(exit::FAILED)?;

@@ -1,14 +1,16 @@
 //! `solstice eval RUN`: the last good checkpoint of a run, measured on its evaluation splits.
 
-use super::{catalog, open_device};
+use super::catalog;
 use crate::assemble::Assembly;
 use crate::cli::EvalArgs;
+use crate::drive::state_type;
+use crate::launch::open_device;
 use crate::outcome::exit;
 use crate::outcome::{Exit, OrExit};
 use crate::recipe::Recipe;
-use crate::train::{Run, Stopwatch};
+use crate::train::{Begin, Run, Stopwatch};
 use solstice_engine::Session;
-use solstice_ir::{DType, TensorType};
+use solstice_engine::gpu::Sources;
 use solstice_store::{RunReader, find_run};
 
 /// Evaluates and prints the metrics; returns the exit code.
@@ -21,19 +23,13 @@ pub fn run(args: &EvalArgs) -> Result<i32, Exit> {
     }
     let step = checkpoint.info.at.step;
     let assembly = catalog(&args.data).and_then(|catalog| Assembly::new(&recipe, &catalog)).or_exit(exit::FAILED)?;
-    let (runtime, _) = open_device(&args.device)?;
+    let (runtime, _) = open_device(&args.device, &Sources::built_in())?;
     let spec = assembly.open_data().or_exit(exit::DATA_MISSING)?;
-    let mut session = Session::new(runtime);
-    for tensor in &checkpoint.tensors {
-        let dtype = match tensor.dtype {
-            solstice_store::DType::F32 => DType::F32,
-            solstice_store::DType::I32 => DType::I32,
-            _ => DType::U32,
-        };
-        session.write_state(&tensor.name, &TensorType::new(dtype, tensor.shape.clone()), &tensor.bytes).or_exit(exit::FAILED)?;
-    }
-    let mut run = Run::start(&assembly, &spec, session, &mut Stopwatch::start()).or_exit(exit::FAILED)?;
-    let metrics = run.evaluate(&|| false).or_exit(exit::FAILED)?;
+    let tensors = checkpoint.tensors.iter().map(|tensor| (tensor.name.clone(), state_type(tensor), tensor.bytes.clone())).collect();
+    let begin = Begin { step, tensors, partial: args.partial, ..Begin::default() };
+    let (mut run, _) = Run::start(&assembly, &spec, Session::new(runtime), begin, &mut Stopwatch::start()).or_exit(exit::FAILED)?;
+    let splits = run.evaluated_splits();
+    let metrics = run.evaluate(&splits, None, &mut || false).or_exit(exit::FAILED)?;
     if args.json {
         let mut line = serde_json::Map::new();
         line.insert("step".into(), step.into());

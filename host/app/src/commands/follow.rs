@@ -1,7 +1,9 @@
 //! `solstice train`, the user's side: start the worker, show the run as its store tells it, pass Ctrl-C on.
 
-use crate::cli::{Command, TrainArgs};
+use crate::cli::{Command, ShowArgs};
 use crate::outcome::exit;
+use crate::reload::Reloader;
+use crate::side::Job;
 use crate::supervise::{Output, Worker};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,8 +17,10 @@ use std::time::{Duration, Instant};
 const POLL: Duration = Duration::from_millis(50);
 
 /// Trains in a worker and shows it; returns the exit code.
-pub fn run(args: &TrainArgs, command: &Command) -> Result<i32> {
-    let mut worker = Worker::start(command, Output::Logged)?;
+pub fn run(args: &ShowArgs, command: &Command) -> Result<i32> {
+    let shaders = if args.watch { solstice_engine::gpu::development_dir() } else { None };
+    let mut worker = Worker::start(&Job { shaders, ..Job::of(command) }, Output::Logged)?;
+    let mut reloader = None;
     let style = match (args.json, args.quiet, std::io::stderr().is_terminal()) {
         (true, ..) => Style::Json,
         (_, true, _) => Style::Quiet,
@@ -35,13 +39,28 @@ pub fn run(args: &TrainArgs, command: &Command) -> Result<i32> {
             view.message(text);
         }
         view.look_for_run(&worker, args.verbose);
+        if args.watch
+            && reloader.is_none()
+            && let (Some(reader), Some(folder)) = (&view.reader, &view.folder)
+        {
+            let plugins = reader.plugins().unwrap_or_default();
+            let (started, notes) = Reloader::start(command, folder, &plugins, std::io::stderr().is_terminal());
+            reloader = Some(started);
+            notes.iter().for_each(|note| view.message(note));
+        }
+        if let Some(reloader) = &mut reloader {
+            reloader.poll().iter().for_each(|text| view.message(text));
+        }
         view.update(status.is_some());
         let output = worker.new_output();
         if !output.is_empty() {
             view.message(output.trim_end());
         }
         if let Some(status) = status {
-            break status;
+            match reloader.as_mut().and_then(|reloader| reloader.successor(status)) {
+                Some(successor) => worker = successor,
+                None => break status,
+            }
         }
         std::thread::sleep(POLL);
     };
@@ -90,8 +109,11 @@ impl View {
         if self.reader.is_some() {
             return;
         }
-        let Ok(folder) = std::fs::read_to_string(worker.side().run_file()) else { return };
+        let Ok(text) = std::fs::read_to_string(worker.side().run_file()) else { return };
+        // The folder, and the first row that this process adds to it.
+        let Some((folder, first_row)) = text.split_once('\n') else { return };
         let folder = PathBuf::from(folder);
+        self.next_row_id = first_row.trim().parse().unwrap_or(0);
         let Ok(reader) = RunReader::open(&folder) else { return };
         if let Ok(info) = reader.info() {
             let device = info.adapter.or(info.device).unwrap_or_default();
@@ -195,7 +217,7 @@ impl View {
         }
     }
 
-    fn finish(&mut self, code: i32, args: &TrainArgs) {
+    fn finish(&mut self, code: i32, args: &ShowArgs) {
         if let Style::Bar(bar) = &self.style {
             bar.finish_and_clear();
         }
@@ -207,6 +229,12 @@ impl View {
         }
         if !matches!(code, exit::OK | exit::STOPPED) {
             return;
+        }
+        for metric in reader.metrics().unwrap_or_default() {
+            // A run that went on has values that this process did not see.
+            if let Some(value) = metric.last {
+                self.last.entry(metric.name).or_insert(value);
+            }
         }
         let finals: Vec<(String, f64)> = self.last.iter().map(|(name, value)| (name.clone(), *value)).collect();
         if !matches!(self.style, Style::Json) {

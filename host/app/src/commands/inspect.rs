@@ -21,7 +21,7 @@ pub fn run(args: &InspectArgs) -> Result<i32, Exit> {
             Stage::Grad => stages.grad.to_string(),
             Stage::Simplified => stages.simplified.to_string(),
             Stage::Fused | Stage::Plan | Stage::Traced => stages.plan.to_string(),
-            Stage::Wgsl => gpu::shaders(&stages.plan)
+            Stage::Wgsl => gpu::shaders(&stages.plan, &gpu::Sources::built_in())
                 .map_err(anyhow::Error::msg)
                 .or_exit(exit::FAILED)?
                 .into_iter()

@@ -1,15 +1,21 @@
 //! One file a command.
 
 pub mod bench;
+pub mod bench_loop;
 pub mod check;
+pub mod cross_validate;
+pub mod ctl;
 pub mod describe;
 pub mod devices;
 pub mod eval;
+pub mod export;
 pub mod follow;
 pub mod inspect;
 pub mod plugin_new;
 pub mod plugins;
 pub mod runs;
+pub mod summary;
+pub mod sweep;
 pub mod train;
 
 use crate::assemble::Assembly;
@@ -19,8 +25,6 @@ use crate::outcome::exit;
 use crate::outcome::{Exit, OrExit};
 use crate::recipe::Recipe;
 use anyhow::Result;
-use solstice_engine::Runtime;
-use solstice_engine::device::{self, DeviceInfo, DeviceRequest};
 use solstice_plugin_abi::wire::HostInfo;
 use std::path::PathBuf;
 
@@ -45,10 +49,4 @@ pub fn catalog_of(paths: &[PathBuf], data: &DataArgs) -> Result<Catalog> {
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let info = HostInfo { data_dir: data_dir.map(text), cache_dir: Some(text(loader::cache_dir().join("data"))), offline: data.offline };
     Catalog::discover_with(paths, info)
-}
-
-/// The device that `--device` names.
-pub fn open_device(name: &str) -> Result<(Box<dyn Runtime>, DeviceInfo), Exit> {
-    let request: DeviceRequest = name.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
-    device::open(&request).or_exit(exit::FAILED)
 }

@@ -1,245 +1,235 @@
-//! `solstice train`, the worker's side: make the run, train it, leave it in its store.
+//! `solstice train`, `resume` and `fork`, the worker's side: what the words of the command line mean, then `launch.rs`.
 
-use super::{assemble, open_device};
-use crate::assemble::Assembly;
-use crate::cli::TrainArgs;
-use crate::diagnose;
-use crate::outcome::exit;
-use crate::outcome::{Exit, OrExit};
-use crate::side::SideDir;
-use crate::span::Progress;
-use crate::train::{Run, Stopwatch};
-use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
-use solstice_engine::Session;
-use solstice_engine::device::DeviceInfo;
-use solstice_engine::gpu;
-use solstice_store::{At, Event, NewCheckpoint, NewRun, PluginInfo, RunState, RunWriter};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use super::catalog;
+use crate::assemble;
+use crate::cli::{Command, ForkArgs, GoOnArgs, ResumeArgs, TrainArgs};
+use crate::drive::monitor_of;
+use crate::launch::{Launch, Origin, check_resumable, launch, stored_recipe};
+use crate::outcome::{Exit, OrExit, exit};
+use crate::recipe::{Recipe, RecipeError, ResolvedRecipe};
+use crate::side::{Reload, SideDir};
+use crate::train::Stopwatch;
+use crate::weights::InitOptions;
+use anyhow::{Context, Result, bail};
+use solstice_engine::gpu::Sources;
+use solstice_store::{
+    Checkpoint, CheckpointTarget, RunInfo, RunReader, RunState, StoreError, find_run, list_runs, load_checkpoint, writer_of,
+};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
-/// How a run ended.
-enum End {
-    Done,
-    Stopped,
-    Diverged(String),
-}
-
-/// Trains; returns the exit code.
-pub fn run(args: &TrainArgs, side: &SideDir, stop: &AtomicBool) -> Result<i32, Exit> {
-    let mut watch = Stopwatch::start();
-    let assembly = assemble(&args.recipe)?;
-    watch.lap("plugins");
-    let (runtime, device) = open_device(&args.recipe.device)?;
-    watch.lap("device");
-    let spec = assembly.open_data().or_exit(exit::DATA_MISSING)?;
-    watch.lap("open data");
-    let mut run = Run::start(&assembly, &spec, Session::new(runtime), &mut watch).or_exit(exit::FAILED)?;
-    // Everything that can be wrong with the recipe has been found by now: from here on there is a run on disk.
-    let mut writer = create_run(args, &assembly, &run, &device).or_exit(exit::FAILED)?;
-    std::fs::write(side.run_file(), writer.path().to_string_lossy().as_bytes()).or_exit(exit::FAILED)?;
-    watch.lap("run folder");
-    let outcome = train(&assembly, &mut run, &mut writer, stop, &mut watch);
-    let code = match &outcome {
-        Ok(End::Done) => {
-            writer.state(RunState::Done, None);
-            exit::OK
-        }
-        Ok(End::Stopped) => {
-            writer.state(RunState::Stopped, Some("stopped on request"));
-            exit::STOPPED
-        }
-        Ok(End::Diverged(sentence)) => {
-            writer.state(RunState::Failed, Some(sentence));
-            eprintln!("error: {sentence}");
-            exit::DIVERGED
-        }
-        Err(error) => {
-            writer.state(RunState::Failed, Some(&crate::outcome::sentence(error)));
-            exit::FAILED
-        }
-    };
-    let _ = std::fs::copy(side.log_file(), writer.path().join("worker.log"));
-    // Dropping the writer waits for the last rows.
-    drop(writer);
-    outcome.map(|_| code).or_exit(exit::FAILED)
-}
-
-fn create_run(args: &TrainArgs, assembly: &Assembly, run: &Run, device: &DeviceInfo) -> Result<RunWriter> {
-    let resolved = &assembly.resolved;
-    let plugins = assembly.plugins.iter().map(|plugin| PluginInfo {
-        name: plugin.manifest.name.clone(),
-        version: plugin.manifest.version.clone(),
-        hash: plugin.sha256.clone(),
-        path: Some(plugin.path.display().to_string()),
-        provides: vec![],
-    });
-    Ok(RunWriter::create(
-        &args.runs_dir,
-        &NewRun {
-            name: resolved.name.clone(),
-            recipe_path: Some(args.recipe.recipe.display().to_string()),
-            recipe: resolved.to_ron(),
-            config: serde_json::to_value(resolved)?,
-            command_line: Some(command_line(args)),
-            seed: resolved.trainer.seed,
-            device: Some(args.recipe.device.clone()),
-            adapter: Some(device.name.clone()),
-            shaders_hash: Some(shaders_hash()),
-            plugins: plugins.collect(),
-            parent: None,
-            budget: Some(resolved.trainer.budget.to_string()),
-            steps_total: (run.total_steps > 0.0).then_some(run.total_steps as u64),
-            steps_per_epoch: Some(run.epoch.steps),
-        },
-    )?)
-}
-
-/// SHA-256 over the shader files that this build carries, hexadecimal.
-fn shaders_hash() -> String {
-    let mut hasher = Sha256::new();
-    for (name, text) in gpu::FILES {
-        hasher.update(name);
-        hasher.update([0]);
-        hasher.update(text);
-    }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn command_line(args: &TrainArgs) -> String {
-    let mut line = format!("solstice train {}", args.recipe.recipe.display());
+/// `solstice train`; returns the exit code.
+pub fn train(args: &TrainArgs, shaders: Option<&Path>, side: &SideDir, interrupted: &AtomicBool) -> Result<i32, Exit> {
+    let watch = Stopwatch::start();
+    let mut recipe = Recipe::from_file(&args.recipe.recipe).or_exit(exit::USAGE)?;
     for assignment in &args.recipe.set {
-        line += &format!(" --set '{assignment}'");
+        recipe.set(assignment).or_exit(exit::USAGE)?;
     }
-    line + &format!(" --device '{}'", args.recipe.device)
-}
-
-fn train(assembly: &Assembly, run: &mut Run, writer: &mut RunWriter, stop: &AtomicBool, watch: &mut Stopwatch) -> Result<End> {
-    let trainer = &assembly.resolved.trainer;
-    writer.state(RunState::Running, None);
-    let mut trained_secs = 0.0;
-    let mut reported = run.step;
-    let mut report_start = Instant::now();
-    let mut samples = 0;
-    let is_timed = trainer.budget.steps(run.epoch).is_none();
-    loop {
-        let before = run.progress(trained_secs);
-        let begin = Instant::now();
-        samples += run.train_step().with_context(|| format!("at step {}", run.step))?;
-        if run.step == 1 {
-            run.session.finish()?;
-            watch.lap("first step");
-            for (part, secs) in &watch.parts {
-                writer.event(Event::new(0, "startup", "worker", format!("{part:<16} {:7.1} ms", secs * 1e3)));
+    let mut runs_dir = args.runs_dir.clone();
+    if let Some(steps) = args.fast_dev_run {
+        for assignment in [format!("trainer.budget={steps}st"), format!("trainer.limit_evaluate={steps}st"), "loggers=[]".into()] {
+            recipe.set(&assignment).or_exit(exit::USAGE)?;
+        }
+        // Goes with the parent's folder.
+        runs_dir = side.0.join("runs");
+    }
+    let catalog = catalog(&args.recipe.data).or_exit(exit::FAILED)?;
+    let options = InitOptions::new(&args.init_map, &args.init_skip, args.partial, args.init_dry_run).or_exit(exit::USAGE)?;
+    let mut origin = Origin::New(args.init.clone().map(|file| (file, options)));
+    if let Some(place) = &args.resume {
+        let resolved = assemble::resolve(&recipe, &catalog).or_exit(exit::USAGE)?;
+        match place_to_resume(&runs_dir, place, &resolved).or_exit(exit::USAGE)? {
+            Place::Nowhere => {}
+            Place::Finished(folder) => {
+                std::fs::write(side.run_file(), format!("{}\n{}", folder.display(), i64::MAX)).or_exit(exit::FAILED)?;
+                eprintln!("This run is done: its budget is reached. A larger one goes on with it: --set trainer.budget=..");
+                return Ok(exit::OK);
             }
-        }
-        trained_secs += begin.elapsed().as_secs_f64();
-        let now = run.progress(trained_secs);
-        let finished = trainer.budget.share(now, run.epoch) >= 1.0 - 1e-12;
-        let stopping = stop.load(Ordering::Relaxed);
-        let fires = |span: crate::span::Span| finished || stopping || span.fires(before, now, run.epoch);
-        writer.progress(at(run, now));
-        let (log, evaluate, save) = (fires(trainer.log_every), fires(trainer.evaluate_every), fires(trainer.checkpoint_every));
-        if log || evaluate || save {
-            // The report waits for the device, so its time belongs to the steps.
-            let begin = Instant::now();
-            let mut scalars = run.report()?;
-            trained_secs += begin.elapsed().as_secs_f64();
-            let bad_steps = scalars.iter().find(|(name, _)| name == "train/nonfinite").map_or(0.0, |(_, count)| *count);
-            scalars.retain(|(name, _)| name != "train/nonfinite");
-            let secs = report_start.elapsed().as_secs_f64();
-            scalars.push(("train/samples_per_sec".into(), samples as f64 / secs));
-            samples = 0;
-            write_scalars(writer, run, now, &scalars);
-            if bad_steps > 0.0 {
-                let sentence = diverged(run, reported..now.step)?;
-                writer.event(Event::new(now.step, "nan", "worker", sentence.clone()));
-                checkpoint(assembly, run, writer, "nan")?;
-                return Ok(End::Diverged(sentence));
+            Place::At { folder, checkpoint, chosen } => {
+                let before = stored_recipe(&folder).or_exit(exit::USAGE)?;
+                check_resumable(&before, &resolved, &format!("--resume {place}")).or_exit(exit::USAGE)?;
+                origin = Origin::Resume { folder, checkpoint, chosen, partial: args.partial };
             }
-            reported = now.step;
-            if is_timed {
-                // The schedule needs the length of the run: what the rate so far promises.
-                run.total_steps = now.step as f64 * trainer.budget.amount / trained_secs.max(1e-9);
-            }
-            report_start = Instant::now();
-        }
-        if evaluate && !stopping {
-            let scalars = run.evaluate(&|| stop.load(Ordering::Relaxed))?;
-            write_scalars(writer, run, now, &scalars);
-            report_start = Instant::now();
-        }
-        if save {
-            checkpoint(
-                assembly,
-                run,
-                writer,
-                if stopping {
-                    "stop"
-                } else if finished {
-                    "end"
-                } else {
-                    "cadence"
-                },
-            )?;
-            report_start = Instant::now();
-        }
-        if finished {
-            return Ok(End::Done);
-        }
-        if stopping {
-            return Ok(End::Stopped);
         }
     }
+    let mut command_line = format!("solstice train {}", args.recipe.recipe.display());
+    for assignment in &args.recipe.set {
+        command_line += &format!(" --set '{assignment}'");
+    }
+    if let Some(file) = &args.init {
+        command_line += &format!(" --init {}", file.display());
+    }
+    for map in &args.init_map {
+        command_line += &format!(" --init-map '{map}'");
+    }
+    command_line += &format!(" --device '{}'", args.recipe.device);
+    let device = args.recipe.device.clone();
+    let recipe_path = Some(args.recipe.recipe.clone());
+    let shaders = sources(shaders)?;
+    launch(
+        Launch { recipe, origin, device, shaders, runs_dir, recipe_path, command_line, verbose: args.show.verbose },
+        &catalog,
+        side,
+        interrupted,
+        watch,
+    )
 }
 
-fn write_scalars(writer: &RunWriter, run: &Run, now: Progress, scalars: &[(String, f64)]) {
-    let borrowed: Vec<(&str, f64)> = scalars.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-    writer.scalars(at(run, now), &borrowed);
-}
-
-fn at(run: &Run, now: Progress) -> At {
-    At { step: now.step, epoch: now.step as f64 / run.epoch.steps as f64, samples: now.samples }
-}
-
-fn diverged(run: &mut Run, steps: std::ops::Range<u64>) -> Result<String> {
-    let kept = "the last good state is saved";
-    Ok(match diagnose::first_bad_tensor(run, steps.clone())? {
-        Some(bad) => format!("not finite at step {}: first in {}; {kept}", bad.step + 1, bad.description),
-        None => format!(
-            "the loss or the gradients of a step between {} and {} were not finite (the step gave finite numbers when it was run again); {kept}",
-            steps.start + 1,
-            steps.end
-        ),
+/// `solstice resume`; returns the exit code.
+pub fn resume(args: &ResumeArgs, shaders: Option<&Path>, side: &SideDir, interrupted: &AtomicBool) -> Result<i32, Exit> {
+    let place = args.at.as_deref().unwrap_or("last");
+    let command_line = format!("solstice resume {}", args.run);
+    go_on(&args.run, &args.go_on, command_line, shaders, side, interrupted, |GoingOn { folder, info, before, after }| {
+        check_resumable(&before, &after, "resume")?;
+        let checkpoint = read_checkpoint(&folder, place, &before, true)?;
+        let chosen = place != "last" || info.state == RunState::Done;
+        Ok(Origin::Resume { folder, checkpoint, chosen, partial: args.go_on.partial })
     })
 }
 
-/// Saves the state. A disk that refuses is a warning and an event: training goes on.
-fn checkpoint(assembly: &Assembly, run: &mut Run, writer: &mut RunWriter, reason: &str) -> Result<()> {
-    let mut tensors = vec![];
-    for (name, ty, bytes) in run.checkpoint_states()? {
-        let dtype = match ty.dtype {
-            solstice_ir::DType::F32 => solstice_store::DType::F32,
-            solstice_ir::DType::I32 => solstice_store::DType::I32,
-            // A truth value is a 32-bit word on every device.
-            _ => solstice_store::DType::U32,
+/// `solstice fork`; returns the exit code.
+pub fn fork(args: &ForkArgs, shaders: Option<&Path>, side: &SideDir, interrupted: &AtomicBool) -> Result<i32, Exit> {
+    let (run, place) = args.run.rsplit_once('@').unwrap_or((&args.run, "last"));
+    let command_line = format!("solstice fork {}", args.run);
+    go_on(run, &args.go_on, command_line, shaders, side, interrupted, |GoingOn { folder, info, before, .. }| {
+        let Some(checkpoint) = read_checkpoint(&folder, place, &before, false)? else {
+            bail!(RecipeError(format!("{} has no checkpoint to fork from", folder.display())));
         };
-        tensors.push(solstice_store::Tensor { name, dtype, shape: ty.shape, bytes });
+        Ok(Origin::Fork { parent: info.id, resolved: Box::new(before), checkpoint, partial: args.go_on.partial })
+    })
+}
+
+/// A run on disk from which training goes on.
+struct GoingOn {
+    folder: PathBuf,
+    info: RunInfo,
+    /// Its recipe, and the same with the changes of the command line.
+    before: ResolvedRecipe,
+    after: ResolvedRecipe,
+}
+
+fn go_on(
+    run: &str,
+    args: &GoOnArgs,
+    command_line: String,
+    shaders: Option<&Path>,
+    side: &SideDir,
+    interrupted: &AtomicBool,
+    origin: impl FnOnce(GoingOn) -> Result<Origin>,
+) -> Result<i32, Exit> {
+    let watch = Stopwatch::start();
+    let folder = find_run(&args.runs_dir, run).or_exit(exit::USAGE)?;
+    let catalog = catalog(&args.data).or_exit(exit::FAILED)?;
+    let mut recipe = Recipe::from_file(&folder.join("recipe.ron")).or_exit(exit::FAILED)?;
+    let before = assemble::resolve(&recipe, &catalog).or_exit(exit::FAILED)?;
+    for assignment in &args.set {
+        recipe.set(assignment).or_exit(exit::USAGE)?;
     }
-    let now = run.progress(0.0);
-    let metadata =
-        [("seed".to_owned(), assembly.resolved.trainer.seed.to_string()), ("config".into(), serde_json::to_string(&assembly.resolved)?)];
-    let new = NewCheckpoint {
-        at: at(run, now),
-        position: (run.step % run.epoch.steps) * assembly.resolved.trainer.batch_size as u64,
-        reason: reason.to_owned(),
-        metadata: metadata.into_iter().collect(),
-        ..NewCheckpoint::default()
+    let after = assemble::resolve(&recipe, &catalog).or_exit(exit::USAGE)?;
+    let info = RunReader::open(&folder).and_then(|reader| reader.info()).or_exit(exit::FAILED)?;
+    let device = args.device.clone().or(info.device.clone()).unwrap_or_else(|| "auto".into());
+    let recipe_path = info.recipe_path.clone().map(PathBuf::from);
+    let origin = origin(GoingOn { folder, info, before, after }).or_exit(exit::USAGE)?;
+    let command_line = args.set.iter().fold(command_line, |line, assignment| format!("{line} --set '{assignment}'"));
+    let (shaders, runs_dir, verbose) = (sources(shaders)?, args.runs_dir.clone(), args.show.verbose);
+    launch(Launch { recipe, origin, device, shaders, runs_dir, recipe_path, command_line, verbose }, &catalog, side, interrupted, watch)
+}
+
+/// Takes a run over from the worker before, which `command` started; returns the exit code.
+pub fn reload(reload: &Reload, command: &Command, shaders: Option<&Path>, side: &SideDir, interrupted: &AtomicBool) -> Result<i32, Exit> {
+    let watch = Stopwatch::start();
+    let data = match command {
+        Command::Train(args) => &args.recipe.data,
+        Command::Resume(args) => &args.go_on.data,
+        Command::Fork(args) => &args.go_on.data,
+        other => unreachable!("{other:?} trains nothing"),
     };
-    if let Err(error) = writer.save_checkpoint(&new, &tensors) {
-        let sentence = format!("the checkpoint of step {} was not saved: {error}", run.step);
-        eprintln!("warning: {sentence}");
-        writer.event(Event::new(run.step, "checkpoint", "worker", sentence));
+    let info = RunReader::open(&reload.folder).and_then(|reader| reader.info()).or_exit(exit::FAILED)?;
+    let recipe = Recipe::from_file(&reload.folder.join("recipe.ron")).or_exit(exit::FAILED)?;
+    let launch_this = Launch {
+        recipe,
+        origin: Origin::Reload(reload.clone()),
+        device: info.device.unwrap_or_else(|| "auto".into()),
+        shaders: sources(shaders)?,
+        runs_dir: PathBuf::new(),
+        recipe_path: info.recipe_path.map(PathBuf::from),
+        command_line: info.command_line.unwrap_or_default(),
+        verbose: false,
+    };
+    let catalog = catalog(data).or_exit(exit::FAILED)?;
+    launch(launch_this, &catalog, side, interrupted, watch)
+}
+
+/// The shaders of a folder, or the built-in ones.
+fn sources(dir: Option<&Path>) -> Result<Sources, Exit> {
+    match dir {
+        Some(dir) => Sources::from_dir(dir).map_err(anyhow::Error::msg).or_exit(exit::FAILED),
+        None => Ok(Sources::built_in()),
     }
-    Ok(())
+}
+
+/// Where `train --resume` goes on.
+enum Place {
+    /// There is no run of this recipe yet.
+    Nowhere,
+    /// There is one that has nothing left to do.
+    Finished(PathBuf),
+    /// Here.
+    At { folder: PathBuf, checkpoint: Option<Checkpoint>, chosen: bool },
+}
+
+fn place_to_resume(runs_dir: &Path, place: &str, resolved: &ResolvedRecipe) -> Result<Place> {
+    let path = Path::new(place);
+    if path.is_file() {
+        let folder = path.canonicalize()?.parent().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
+        if RunReader::open(&folder).is_err() {
+            bail!("{place} is not a checkpoint in the folder of a run; weights of other files load with --init");
+        }
+        return Ok(Place::At { folder, checkpoint: Some(load_checkpoint(path)?), chosen: true });
+    }
+    let (folder, place) = if path.join("run.sqlite").is_file() {
+        (path.to_path_buf(), "last")
+    } else {
+        place.parse::<CheckpointTarget>().with_context(|| format!("--resume {place}: there is no such file or run, and"))?;
+        // The newest run of this recipe, whatever of its cadences and budget changed since.
+        let same = |folder: &Path| stored_recipe(folder).is_ok_and(|before| check_resumable(&before, resolved, "").is_ok());
+        let runs = list_runs(runs_dir).unwrap_or_default();
+        let Some(run) = runs.into_iter().find(|run| same(&run.path)) else { return Ok(Place::Nowhere) };
+        (run.path, place)
+    };
+    let info = RunReader::open(&folder)?.info()?;
+    if info.state == RunState::Done && info.budget == Some(resolved.trainer.budget.to_string()) && place == "last" {
+        return Ok(Place::Finished(folder));
+    }
+    let checkpoint = read_checkpoint(&folder, place, resolved, true)?;
+    Ok(Place::At { folder, checkpoint, chosen: place != "last" || info.state == RunState::Done })
+}
+
+/// The checkpoint that `place` names: `last`, `best`, `step:N`, `N`, or a file. `None` when the run died before its first one.
+/// A run that is to go on must not be under way.
+fn read_checkpoint(folder: &Path, place: &str, resolved: &ResolvedRecipe, goes_on: bool) -> Result<Option<Checkpoint>> {
+    let reader = RunReader::open(folder)?;
+    let info = reader.info()?;
+    if goes_on && let Some(who) = writer_of(folder) {
+        bail!(StoreError::Locked { path: folder.to_path_buf(), who });
+    }
+    if Path::new(place).is_file() {
+        return Ok(Some(load_checkpoint(Path::new(place))?));
+    }
+    let target: CheckpointTarget = place.parse()?;
+    match reader.checkpoint_at(target, monitor_of(resolved, &reader.checkpoints()?).as_ref()) {
+        Ok((_, checkpoint, damaged)) => {
+            for sentence in damaged {
+                eprintln!("warning: {sentence}");
+            }
+            Ok(Some(checkpoint))
+        }
+        Err(StoreError::NoCheckpoint { .. })
+            if target == CheckpointTarget::Last && info.parent.is_none() && reader.checkpoints()?.is_empty() =>
+        {
+            eprintln!("The run has no checkpoint yet: it begins again.");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }

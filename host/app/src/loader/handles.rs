@@ -1,11 +1,13 @@
 //! Components in use. Every call is announced (`calls.rs`), and every answer is checked before anybody believes it.
 
 use super::PluginError;
-use super::calls::Call;
+use super::calls::{Call, Patience};
 use solstice_ir::{DType, GRAPH_VERSION, Graph};
+use solstice_plugin_abi::run::{Action, Event, LogItem, Moment, NamedTensor, Question, RunFacts, tensors_from_bytes, tensors_to_bytes};
 use solstice_plugin_abi::wire::{DatasetSpec, StepRequest, StepTrace, TraceRequest};
 use solstice_plugin_abi::{
-    AbiError, DatasetBox, ErrorKind, ExperimentBox, RResult, RSlice, RSliceMut, RStr, RVec, TracedBox, TracerAbi, guard, tracer_ref,
+    AbiError, CallbackBox, DatasetBox, ErrorKind, ExperimentBox, LoggerBox, RResult, RSlice, RSliceMut, RStr, RVec, RunAccessAbi,
+    TracedBox, TracerAbi, guard, run_access_ref, tracer_ref,
 };
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -132,6 +134,10 @@ impl ExperimentHandle {
             }
             graph.verify().map_err(|error| broken(error.to_string()))?;
         }
+        let nodes = trace.graph.nodes.len();
+        if let Some((name, _)) = trace.gradients.iter().chain(&trace.observed).find(|(_, node)| node.index() >= nodes) {
+            return Err(broken(format!("`{name}` is at a node that the graph does not have")));
+        }
         Ok(trace)
     }
 }
@@ -155,6 +161,133 @@ impl TracerAbi for HostTracer<'_> {
                 }
             }
         })
+    }
+}
+
+/// Code that watches a run.
+pub struct CallbackHandle {
+    object: CallbackBox,
+    component: String,
+}
+
+/// How a callback asks about the run; an error is a sentence.
+pub type Answer<'a> = dyn Fn(&Question, &[NamedTensor]) -> Result<Vec<NamedTensor>, String> + 'a;
+
+impl CallbackHandle {
+    pub(super) fn new(object: CallbackBox, component: String) -> Self {
+        CallbackHandle { object, component }
+    }
+
+    /// When it wants to be called.
+    pub fn moments(&self) -> Result<Vec<Moment>, PluginError> {
+        let call = Call::enter("moments", &self.component);
+        let answer = self.object.moments();
+        drop(call);
+        let text = answer.into_result().map_err(|error| PluginError::from_call(&self.component, "moments", error))?;
+        self.understood("moments", text.as_bytes())
+    }
+
+    /// Tells it about the run, once.
+    pub fn start(&self, facts: &RunFacts) -> Result<(), PluginError> {
+        let facts = to_json(facts);
+        let call = Call::enter("start", &self.component);
+        let answer = self.object.start(facts.as_slice().into());
+        drop(call);
+        answer.into_result().map_err(|error| PluginError::from_call(&self.component, "start", error))
+    }
+
+    /// Tells it what happened; what it asks for in return.
+    pub fn on_event(&self, event: &Event, answer: &Answer<'_>) -> Result<Vec<Action>, PluginError> {
+        let event = to_json(event);
+        let access = HostAccess { answer };
+        let call = Call::enter("on_event", &self.component);
+        let answer = self.object.on_event(event.as_slice().into(), run_access_ref(&access));
+        drop(call);
+        let bytes = answer.into_result().map_err(|error| PluginError::from_call(&self.component, "on_event", error))?;
+        self.understood("on_event", &bytes)
+    }
+
+    /// Its state, as JSON.
+    pub fn save(&self) -> Result<String, PluginError> {
+        let call = Call::enter("save", &self.component);
+        let answer = self.object.save();
+        drop(call);
+        answer.into_result().map(String::from).map_err(|error| PluginError::from_call(&self.component, "save", error))
+    }
+
+    /// Gives a saved state back.
+    pub fn load(&self, state: &str) -> Result<(), PluginError> {
+        let call = Call::enter("load", &self.component);
+        let answer = self.object.load(state.into());
+        drop(call);
+        answer.into_result().map_err(|error| PluginError::from_call(&self.component, "load", error))
+    }
+
+    fn understood<T: serde::de::DeserializeOwned>(&self, call: &str, bytes: &[u8]) -> Result<T, PluginError> {
+        serde_json::from_slice(bytes)
+            .map_err(|error| PluginError::answer(&self.component, call, format!("the answer is not understood: {error}")))
+    }
+}
+
+struct HostAccess<'a> {
+    answer: &'a Answer<'a>,
+}
+
+impl RunAccessAbi for HostAccess<'_> {
+    fn ask(&self, question: RSlice<'_, u8>, tensors: RSlice<'_, u8>) -> RResult<RVec<u8>, AbiError> {
+        guard(|| {
+            let protocol = |problem: String| AbiError::new(ErrorKind::PROTOCOL, problem);
+            let question = serde_json::from_slice(question.as_slice())
+                .map_err(|error| protocol(format!("this host does not know the question: {error}")))?;
+            let tensors = tensors_from_bytes(tensors.as_slice()).map_err(protocol)?;
+            match (self.answer)(&question, &tensors) {
+                Ok(tensors) => Ok(tensors_to_bytes(&tensors).into()),
+                Err(sentence) => Err(AbiError::new(ErrorKind::HOST, sentence)),
+            }
+        })
+    }
+}
+
+/// A place that a run's log goes to. Its calls may take any time: they are made on a thread of their own.
+pub struct LoggerHandle {
+    object: LoggerBox,
+    component: String,
+}
+
+impl LoggerHandle {
+    pub(super) fn new(object: LoggerBox, component: String) -> Self {
+        LoggerHandle { object, component }
+    }
+
+    /// `logger `csv` (plugin `loggers`)`.
+    pub fn component(&self) -> &str {
+        &self.component
+    }
+
+    /// Opens the place.
+    pub fn open(&self, facts: &RunFacts) -> Result<(), PluginError> {
+        let facts = to_json(facts);
+        let call = Call::enter_with("open", &self.component, Patience::Endless);
+        let answer = self.object.open(facts.as_slice().into());
+        drop(call);
+        answer.into_result().map_err(|error| PluginError::from_call(&self.component, "open", error))
+    }
+
+    /// Writes what happened.
+    pub fn log(&self, items: &[LogItem]) -> Result<(), PluginError> {
+        let items = to_json(&items);
+        let call = Call::enter_with("log", &self.component, Patience::Endless);
+        let answer = self.object.log(items.as_slice().into());
+        drop(call);
+        answer.into_result().map_err(|error| PluginError::from_call(&self.component, "log", error))
+    }
+
+    /// Puts it on disk.
+    pub fn flush(&self) -> Result<(), PluginError> {
+        let call = Call::enter_with("flush", &self.component, Patience::Endless);
+        let answer = self.object.flush();
+        drop(call);
+        answer.into_result().map_err(|error| PluginError::from_call(&self.component, "flush", error))
     }
 }
 

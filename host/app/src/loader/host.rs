@@ -71,6 +71,7 @@ extern "C" fn is_cancelled() -> bool {
 }
 
 extern "C" fn progress(message: RStr<'_>, done: u64, total: u64) {
+    super::calls::renew();
     or_default(|| services().progress(message.as_str(), done, total));
 }
 

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::calls::Call;
-use super::handles::{DatasetHandle, ExperimentHandle, TracedHandle};
+use super::handles::{CallbackHandle, DatasetHandle, ExperimentHandle, LoggerHandle, TracedHandle};
 use super::{LoadError, Loader, Manifest, PluginError, host, probe};
 use serde_json::Value;
 use solstice_plugin_abi::wire::{ComponentInfo, Kind};
@@ -176,6 +176,26 @@ impl Plugin {
         Ok(ExperimentHandle::new(self.answered(answer, &whom, "create")?, whom))
     }
 
+    /// A callback with these settings.
+    pub fn create_callback(&self, id: &str, text: &str) -> Result<CallbackHandle, PluginError> {
+        let whom = self.component(Kind::Callback, id);
+        let create = self.module.create_callback().ok_or_else(|| PluginError::answer(&whom, "create", OLD_PLUGIN))?;
+        let call = Call::enter("create", &whom);
+        let answer = create(id.into(), text.into());
+        drop(call);
+        Ok(CallbackHandle::new(self.answered(answer, &whom, "create")?, whom))
+    }
+
+    /// A logger with these settings.
+    pub fn create_logger(&self, id: &str, text: &str) -> Result<LoggerHandle, PluginError> {
+        let whom = self.component(Kind::Logger, id);
+        let create = self.module.create_logger().ok_or_else(|| PluginError::answer(&whom, "create", OLD_PLUGIN))?;
+        let call = Call::enter("create", &whom);
+        let answer = create(id.into(), text.into());
+        drop(call);
+        Ok(LoggerHandle::new(self.answered(answer, &whom, "create")?, whom))
+    }
+
     fn component(&self, kind: Kind, id: &str) -> String {
         format!("{} `{id}` (plugin `{}`)", kind.name(), self.manifest.name)
     }
@@ -184,6 +204,8 @@ impl Plugin {
         answer.into_result().map_err(|error| PluginError::from_call(whom, call, error))
     }
 }
+
+const OLD_PLUGIN: &str = "the plugin was built for an ABI older than 1.1, which has none of these: build it again";
 
 fn open_library(path: &Path, root_symbol: &str) -> Result<PluginModule_Ref, LoadError> {
     // SAFETY: the file was probed and is trusted; its constructors may do anything, which is what trust is about.

@@ -16,10 +16,10 @@ mod probe;
 mod quarantine;
 mod trust;
 
-pub use calls::record_calls_in;
+pub use calls::{limit_calls, record_calls_in, stop_recording};
 pub use catalog::Catalog;
 pub use error::{LoadError, PluginError};
-pub use handles::{DatasetHandle, ExperimentHandle, TracedHandle};
+pub use handles::{CallbackHandle, DatasetHandle, ExperimentHandle, LoggerHandle, TracedHandle};
 pub use host::{HostServices, set_host_services};
 pub use library::Plugin;
 pub use solstice_plugin_abi::Manifest;

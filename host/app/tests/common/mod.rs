@@ -91,6 +91,11 @@ impl Desk {
         self.run_folders().into_iter().max_by_key(|path| path.metadata().unwrap().modified().unwrap()).expect("there is a run")
     }
 
+    /// The same, if there is one.
+    pub fn newest_run(&self) -> Option<PathBuf> {
+        self.has_runs().then(|| self.run_folder())
+    }
+
     pub fn has_runs(&self) -> bool {
         !self.run_folders().is_empty()
     }

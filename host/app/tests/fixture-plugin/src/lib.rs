@@ -1,90 +1,16 @@
 //! A plugin that misbehaves on demand, for the tests of the loader and the worker. Its settings choose how; the defaults behave.
+//!
+//! `misdeed.rs` is what may go wrong, `meddler.rs` a callback and `sulky.rs` a logger; model, data set and experiment are here.
+
+mod meddler;
+mod misdeed;
+mod sulky;
+
+pub use meddler::Meddler;
+pub use misdeed::Misdeed;
+pub use sulky::Sulky;
 
 use solstice_plugin_api::prelude::*;
-
-/// What happens instead of an answer.
-#[config]
-#[derive(Copy, PartialEq, Eq, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum Misdeed {
-    /// Nothing: a good answer.
-    #[default]
-    None,
-    /// An error in the author's words.
-    Error,
-    /// Sizes that do not fit.
-    ShapeError,
-    /// A panic.
-    Panic,
-    /// A panic in a thread of the plugin's own, carried over.
-    PanicInThread,
-    /// A panic when the component is dropped.
-    PanicInDrop,
-    /// A panic while unwinding: the runtime aborts.
-    DoublePanic,
-    /// `abort()`.
-    Abort,
-    /// `exit(0)`, as if all were well.
-    Exit,
-    /// No answer, ever.
-    Loop,
-    /// Recursion without an end.
-    StackOverflow,
-    /// A write to an address that is not there.
-    Segfault,
-}
-
-impl Misdeed {
-    fn commit(self) -> Result<()> {
-        match self {
-            Misdeed::None | Misdeed::ShapeError | Misdeed::PanicInDrop => {}
-            Misdeed::Error => return Err(Error::new("wanted to fail, and did")),
-            Misdeed::Panic => panic!("index {} out of range", 7),
-            Misdeed::PanicInThread => {
-                let thread = std::thread::spawn(|| {
-                    if std::hint::black_box(true) {
-                        panic!("a thread fell over")
-                    }
-                });
-                if let Err(payload) = thread.join() {
-                    std::panic::resume_unwind(payload);
-                }
-            }
-            Misdeed::DoublePanic => {
-                let _second = PanicsWhenDropped;
-                panic!("the first of two");
-            }
-            Misdeed::Abort => std::process::abort(),
-            Misdeed::Exit => std::process::exit(0),
-            Misdeed::Loop => loop {
-                std::thread::sleep(std::time::Duration::from_millis(50));
-            },
-            Misdeed::StackOverflow => drop(deeper(1)),
-            Misdeed::Segfault => segfault(),
-        }
-        Ok(())
-    }
-}
-
-struct PanicsWhenDropped;
-
-impl Drop for PanicsWhenDropped {
-    fn drop(&mut self) {
-        panic!("dropped badly");
-    }
-}
-
-fn deeper(depth: u64) -> u64 {
-    let frame = std::hint::black_box([depth; 512]);
-    if frame[0] == 0 { 0 } else { deeper(depth + 1) + frame[511] }
-}
-
-#[allow(unsafe_code)]
-fn segfault() {
-    let nowhere = std::hint::black_box(std::ptr::without_provenance_mut::<u64>(64));
-    // SAFETY: there is none, which is the point of this fixture: the first page is never mapped.
-    unsafe { nowhere.write_volatile(1) };
-}
 
 /// A dense layer that may misbehave.
 #[config]
@@ -205,4 +131,4 @@ impl Experiment for Watching {
     }
 }
 
-export_plugin! { experiments: [Watching], datasets: [Counting], models: [Rogue] }
+export_plugin! { experiments: [Watching], datasets: [Counting], models: [Rogue], callbacks: [Meddler], loggers: [Sulky] }

@@ -1,0 +1,106 @@
+//! What the loop costs: steps of a tiny model through the whole loop with store, callbacks and logger, beside the same steps given to the engine alone.
+
+use crate::assemble::Assembly;
+use crate::control::{Control, Saved};
+use crate::drive::{Beginning, Driver, retention};
+use crate::journal::Journal;
+use crate::launch::run_facts;
+use crate::loader::Catalog;
+use crate::observers::Observers;
+use crate::recipe::Recipe;
+use crate::saver::Saver;
+use crate::train::{Begin, Run, Stopwatch};
+use anyhow::{Result, ensure};
+use solstice_engine::{Session, device};
+use solstice_plugin_abi::run::RunFacts;
+use solstice_store::{NewRun, RunWriter};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+/// A step of about 20 microseconds, reported every tenth: what a run does by default, with nothing to hide behind.
+const RECIPE: &str = r#"(
+    experiment: classification(),
+    model: mlp(hidden: [8]),
+    dataset: drawn_digits(train: 512, test: 64),
+    optimizer: sgd(lr: 0.01),
+    metrics: [accuracy()],
+    callbacks: [early_stopping(monitor: "train/loss", mode: min, patience: "100ep"), loss_spike()],
+    loggers: [csv()],
+    trainer: (budget: "1ep", batch_size: 8, evaluate: [], norms: false, checkpoint_every: "1000ep"),
+)"#;
+
+/// Seconds a step: of the engine alone, of the whole loop.
+#[derive(Debug, Clone, Copy)]
+struct LoopFigure {
+    engine: f64,
+    whole: f64,
+}
+
+/// Times both, `rounds` times in turn, and prints the medians.
+pub fn run(rounds: usize, steps: u64) -> Result<()> {
+    let mut figures = vec![];
+    for round in 0..rounds {
+        let figure = LoopFigure { engine: engine_alone(steps)?, whole: whole_loop(steps)? };
+        eprintln!("round {} of {rounds}: engine {:.1} us, loop {:.1} us a step", round + 1, figure.engine * 1e6, figure.whole * 1e6);
+        figures.push(figure);
+    }
+    let median = |value: fn(&LoopFigure) -> f64| {
+        let mut values: Vec<f64> = figures.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let (engine, whole, over) = (median(|f| f.engine), median(|f| f.whole), median(|f| f.whole - f.engine));
+    println!(
+        "loop: {:.1} us a step, the engine alone {:.1} us: {:.1} us of overhead (medians of {rounds} rounds of {steps} steps)",
+        whole * 1e6,
+        engine * 1e6,
+        over * 1e6
+    );
+    Ok(())
+}
+
+fn assembly(steps: u64) -> Result<Assembly> {
+    let mut recipe = Recipe::from_text(RECIPE, "loop", "benchmark")?;
+    recipe.set(&format!("trainer.budget={steps}st"))?;
+    Assembly::new(&recipe, &Catalog::discover(&[])?)
+}
+
+fn start(assembly: &Assembly) -> Result<(Run, RunFacts)> {
+    let (runtime, _) = device::open(&device::DeviceRequest::Cpu)?;
+    let spec = assembly.open_data()?;
+    let (run, _) = Run::start(assembly, &spec, Session::new(runtime), Begin::default(), &mut Stopwatch::start())?;
+    let facts = run_facts(assembly, &run, &spec);
+    Ok((run, facts))
+}
+
+/// The same step over and over: inputs are ready, nothing is read, logged or decided.
+fn engine_alone(steps: u64) -> Result<f64> {
+    let assembly = assembly(steps)?;
+    let (mut run, _) = start(&assembly)?;
+    run.repeat_first_step(100)?;
+    let begin = Instant::now();
+    run.repeat_first_step(steps)?;
+    Ok(begin.elapsed().as_secs_f64() / steps as f64)
+}
+
+fn whole_loop(steps: u64) -> Result<f64> {
+    let mut assembly = assembly(steps)?;
+    let (run, mut facts) = start(&assembly)?;
+    let folder = tempfile::tempdir()?;
+    let writer = Arc::new(RunWriter::create(folder.path(), &NewRun { name: "loop".into(), ..NewRun::default() })?);
+    facts.folder = writer.path().to_string_lossy().into_owned();
+    let (callbacks, loggers) = (std::mem::take(&mut assembly.callbacks), std::mem::take(&mut assembly.loggers));
+    let observers = Observers::start(callbacks, &facts, &BTreeMap::new())?;
+    let journal = Journal::open(writer.clone(), loggers, &facts);
+    let saver = Saver::start(writer, vec![], retention(&assembly, &run, &assembly.resolved.trainer));
+    let control = Control::new(assembly.resolved.trainer.clone(), run.live().clone(), Saved::default(), vec![]);
+    let interrupted = AtomicBool::new(false);
+    let mut driver = Driver::new(&assembly, run, control, journal, saver, observers, BTreeMap::new(), None, &interrupted);
+    let begin = Instant::now();
+    driver.train(&Beginning::New, &mut Stopwatch::start())?;
+    let secs = begin.elapsed().as_secs_f64();
+    ensure!(driver.run.step == steps, "the run ended at step {}", driver.run.step);
+    Ok(secs / steps as f64)
+}
