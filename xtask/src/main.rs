@@ -1,5 +1,6 @@
-//! `cargo xtask demo | test | bench | setup`: everything that a newcomer or CI types, set-up included.
+//! `cargo xtask demo | test | bench | endure | reload | setup`: everything that a newcomer or CI types, set-up included.
 
+mod reload;
 mod setup;
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +11,8 @@ const USAGE: &str = "\
 cargo xtask demo  [ARGS..]   build, then train experiments/mnist-convnet.ron (ARGS go to `solstice train`)
 cargo xtask test  [ARGS..]   install what the tests need, then run every test (ARGS go to `cargo test`)
 cargo xtask bench [ARGS..]   build, then time the three benchmark models on each device (ARGS go to `solstice bench`)
+cargo xtask endure           a hundred kills, a hundred thousand steps, a full disk (as root: it mounts a small memory disk); minutes
+cargo xtask reload [--release]  time a hot reload: edit, build, next step (it edits plugins/mlp and puts it back)
 cargo xtask setup            install what the tests need";
 
 /// Exit code of `solstice` when a data set is missing; see `solstice help exit-codes`.
@@ -23,6 +26,8 @@ fn main() -> ExitCode {
         "demo" => demo(&rest),
         "test" => test(&rest),
         "bench" => bench(&rest),
+        "endure" => endure(&rest),
+        "reload" => reload::reload(&rest),
         "setup" => setup::ensure(setup::Purpose::Test).map(|()| ExitCode::SUCCESS),
         _ => {
             eprintln!("{USAGE}");
@@ -62,6 +67,15 @@ fn test(args: &[String]) -> Result<ExitCode> {
     Ok(exit_code(status))
 }
 
+/// The tests of `host/app/tests/endurance.rs`, one after the other, with what they measure.
+fn endure(args: &[String]) -> Result<ExitCode> {
+    setup::ensure(setup::Purpose::Test)?;
+    run(cargo().args(["build", "--workspace"]))?;
+    let mut command = cargo();
+    command.args(["test", "-p", "solstice-app", "--test", "endurance", "--", "--ignored", "--nocapture", "--test-threads", "1"]).args(args);
+    Ok(exit_code(command.status().context("cannot start cargo")?))
+}
+
 fn bench(args: &[String]) -> Result<ExitCode> {
     setup::ensure(setup::Purpose::Test)?;
     build_release()?;
@@ -76,6 +90,13 @@ fn build_release() -> Result<()> {
 
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What `cargo run` says about this package; build scripts that look at it (`ring`'s) would run again, here and at the next build by hand.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command.current_dir(root());
     command
 }
