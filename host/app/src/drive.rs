@@ -65,10 +65,17 @@ pub struct Driver<'a> {
     pub best: Option<f64>,
     /// Set by Ctrl-C.
     pub interrupted: &'a AtomicBool,
-    // Where the last report was; rates are since then.
-    reported: (u64, u64, Instant),
+    // Since the last report.
+    since: Since,
     // Metrics of evaluations of this very step.
     evaluated: BTreeMap<String, f64>,
+}
+
+/// What the rates of the next report are measured from.
+struct Since {
+    step: u64,
+    samples: u64,
+    start: Instant,
 }
 
 impl<'a> Driver<'a> {
@@ -84,8 +91,8 @@ impl<'a> Driver<'a> {
         best: Option<f64>,
         interrupted: &'a AtomicBool,
     ) -> Driver<'a> {
-        let reported = (run.step, 0, Instant::now());
-        Driver { assembly, run, control, journal, saver, observers, stamp, best, interrupted, reported, evaluated: BTreeMap::new() }
+        let since = Since { step: run.step, samples: 0, start: Instant::now() };
+        Driver { assembly, run, control, journal, saver, observers, stamp, best, interrupted, since, evaluated: BTreeMap::new() }
     }
 
     /// Trains to the end.
@@ -128,7 +135,7 @@ impl<'a> Driver<'a> {
                 }
             }
             self.run.seconds += begin.elapsed().as_secs_f64();
-            self.reported.1 += samples as u64;
+            self.since.samples += samples as u64;
             if let Some(end) = self.after_step(before)? {
                 return self.close(end);
             }
@@ -174,11 +181,12 @@ impl<'a> Driver<'a> {
             self.save(reason, false, if finished { Urgency::Must } else { Urgency::MaySkip })?;
         }
         self.settle()?;
-        Ok(match (&self.control.finish, finished) {
-            (Some(reason), _) => Some(End::Done(Some(reason.clone()))),
-            (None, true) => Some(End::Done(None)),
-            _ => self.end_asked(),
-        })
+        let ended = finished || self.control.finish.is_some();
+        // A stop that fell into the last evaluation leaves that to whoever goes on.
+        if ended && self.control.unfinished.is_empty() {
+            return Ok(Some(End::Done(self.control.finish.clone())));
+        }
+        Ok(self.end_asked())
     }
 
     fn is_finished(&self) -> bool {
@@ -254,7 +262,7 @@ impl<'a> Driver<'a> {
                 }
             }
             self.journal.writer.state(RunState::Running, None);
-            self.reported.2 = Instant::now();
+            self.since.start = Instant::now();
         }
         self.control.steps_allowed = self.control.steps_allowed.saturating_sub(1);
         Ok(self.end_asked())
@@ -268,14 +276,13 @@ impl<'a> Driver<'a> {
         self.run.seconds += begin.elapsed().as_secs_f64();
         let bad_steps = scalars.iter().find(|(name, _)| name == "train/nonfinite").map_or(0.0, |(_, count)| *count);
         scalars.retain(|(name, _)| name != "train/nonfinite");
-        let (since, samples, start) = self.reported;
-        scalars.push(("train/samples_per_sec".into(), samples as f64 / start.elapsed().as_secs_f64().max(1e-9)));
-        self.reported = (self.run.step, 0, Instant::now());
+        let since = std::mem::replace(&mut self.since, Since { step: self.run.step, samples: 0, start: Instant::now() });
+        scalars.push(("train/samples_per_sec".into(), since.samples as f64 / since.start.elapsed().as_secs_f64().max(1e-9)));
         let at = self.position();
         self.journal.scalars(at, &scalars);
         self.journal.watch_store();
         if bad_steps > 0.0 {
-            let sentence = diverged(&mut self.run, since..at.step)?;
+            let sentence = diverged(&mut self.run, since.step..at.step)?;
             self.journal.event(at, Event::new(at.step, "nan", "worker", sentence.clone()));
             self.tell(Told { note: sentence.clone(), ..Told::new(Moment::NotFinite, at) })?;
             if let Some(reason) = &self.control.finish {
@@ -305,7 +312,7 @@ impl<'a> Driver<'a> {
             control.stop.is_some() || interrupted.load(Ordering::Relaxed)
         };
         let scalars = self.run.evaluate(splits, None, &mut cancelled)?;
-        self.reported.2 = Instant::now();
+        self.since.start = Instant::now();
         if scalars.is_empty() {
             self.control.unfinished = splits.to_vec();
             return Ok(());
