@@ -103,7 +103,11 @@ fn a_crash_in_the_middle_of_a_run_names_the_call_and_the_run_goes_on_without_the
     ] {
         let desk = Desk::new();
         let culprit = format!("callbacks=[meddler(at_step: 300, misdeed: {misdeed})]");
-        let run = watched(&desk, &[&culprit, "trainer.budget=400st", "trainer.log_every=50st"], &["--plugin-timeout", "1"]);
+        let run = watched(
+            &desk,
+            &[&culprit, "trainer.budget=400st", "trainer.log_every=50st"],
+            &["--plugin-timeout", if misdeed.ends_with("loop") { "1" } else { "60" }],
+        );
         assert_eq!(run.code, 6, "{misdeed}: {}", run.err);
         for part in [part, "meddler", "on_event"] {
             assert!(run.err.contains(part), "{misdeed}: `{part}` is not in: {}", run.err);
