@@ -31,6 +31,7 @@ use cli::{Cli, Command, PluginCommand};
 use outcome::{Exit, exit};
 
 fn main() {
+    end_with_the_reader();
     // clap ends the process with 2 (`exit::USAGE`) for a wrong command line.
     let command = Cli::parse().command;
     let outcome = match &command {
@@ -68,4 +69,15 @@ fn main() {
         exit::FAILED
     });
     std::process::exit(code);
+}
+
+/// `solstice describe mlp | head`: a reader that has seen enough is no error. Rust turns it into a panic of `println!`.
+fn end_with_the_reader() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str().is_some_and(|message| message.starts_with("failed printing to stdout")) {
+            std::process::exit(exit::OK);
+        }
+        print(panic);
+    }));
 }
