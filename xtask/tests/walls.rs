@@ -85,6 +85,7 @@ fn dependencies_run_one_way() {
         ("plugin-api/Cargo.toml", set(&["solstice-ir", "solstice-plugin-abi", "solstice-plugin-macros"])),
         ("host/engine/Cargo.toml", set(&["solstice-ir"])),
         ("host/store/Cargo.toml", set(&[])),
+        ("host/dashboard/Cargo.toml", set(&["solstice-store"])),
         ("host/app/Cargo.toml", set(&["solstice-engine", "solstice-store", "solstice-dashboard", "solstice-plugin-abi", "solstice-ir"])),
     ];
     for (manifest, allowed) in allowed {

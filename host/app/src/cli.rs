@@ -20,9 +20,9 @@ Exit codes:
 #[derive(Parser, Debug)]
 #[command(name = "solstice", version, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// What to do.
+    /// What to do; without it the dashboard opens, where there is a display.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 /// The commands.
@@ -46,6 +46,10 @@ pub enum Command {
     CrossValidate(CrossValidateArgs),
     /// List runs.
     Runs(RunsArgs),
+    /// Show a run in the terminal while it goes on, and steer it with keys; without a terminal, in lines.
+    Watch(WatchArgs),
+    /// Open a window that shows runs while they go on, and steers them.
+    Dashboard(DashboardArgs),
     /// List plugins: what is found, where, version, kinds; refused ones with the reason.
     Plugins(PluginsArgs),
     /// Make, trust or build plugins.
@@ -383,6 +387,37 @@ pub struct RunsArgs {
     /// One JSON object a line.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `watch`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct WatchArgs {
+    /// Folder of the run, its id in the runs folder or the beginning or end of one, or `last`.
+    #[arg(default_value = "last")]
+    pub run: String,
+    /// Folder of the runs.
+    #[arg(long, default_value = "runs", value_name = "DIR")]
+    pub runs_dir: PathBuf,
+    /// Draw this metric; several may be given. The losses by default.
+    #[arg(long, value_name = "NAME")]
+    pub metric: Vec<String>,
+}
+
+/// Arguments of `dashboard`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct DashboardArgs {
+    /// Folders of runs; one may also be the folder of a single run.
+    #[arg(default_value = "runs", value_name = "RUNS_DIR")]
+    pub runs_dirs: Vec<PathBuf>,
+    /// What draws the window; `auto` takes glow where the only adapter is software.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "wgpu", "glow"])]
+    pub renderer: String,
+}
+
+impl Default for DashboardArgs {
+    fn default() -> DashboardArgs {
+        DashboardArgs { runs_dirs: vec!["runs".into()], renderer: "auto".into() }
+    }
 }
 
 /// Arguments of `plugins`.

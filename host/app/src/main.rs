@@ -26,14 +26,21 @@ mod watch;
 mod weights;
 mod worker;
 
-use clap::Parser;
-use cli::{Cli, Command, PluginCommand};
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command, DashboardArgs, PluginCommand};
 use outcome::{Exit, exit};
 
 fn main() {
     end_with_the_reader();
     // clap ends the process with 2 (`exit::USAGE`) for a wrong command line.
-    let command = Cli::parse().command;
+    let command = match Cli::parse().command {
+        Some(command) => command,
+        None if solstice_dashboard::gui::has_display() => Command::Dashboard(DashboardArgs::default()),
+        None => {
+            eprint!("{}", Cli::command().render_help());
+            std::process::exit(exit::USAGE);
+        }
+    };
     let outcome = match &command {
         Command::Worker => match std::env::var_os("SOLSTICE_SIDE_DIR") {
             Some(folder) => Ok(worker::main(folder.as_ref())),
@@ -49,6 +56,8 @@ fn main() {
         Command::Sweep(args) => Ok(commands::sweep::run(args)),
         Command::CrossValidate(args) => Ok(commands::cross_validate::run(args)),
         Command::Runs(args) => commands::runs::run(args),
+        Command::Watch(args) => commands::watch_run::run(args),
+        Command::Dashboard(args) => Ok(commands::dashboard::run(args)),
         Command::Export(args) => Ok(commands::export::run(args).unwrap_or_else(|Exit { code, error }| {
             eprintln!("error: {}", outcome::sentence(&error));
             code

@@ -5,6 +5,7 @@ pub mod bench_loop;
 pub mod check;
 pub mod cross_validate;
 pub mod ctl;
+pub mod dashboard;
 pub mod describe;
 pub mod devices;
 pub mod eval;
@@ -17,6 +18,7 @@ pub mod runs;
 pub mod summary;
 pub mod sweep;
 pub mod train;
+pub mod watch_run;
 
 use crate::assemble::Assembly;
 use crate::cli::{DataArgs, RecipeArgs};

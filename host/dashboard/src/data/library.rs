@@ -1,0 +1,478 @@
+//! [`Library`]: follows runs folders on a thread and publishes a [`Snapshot`] after each change.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use serde_json::{Value, json};
+use solstice_store::{CommandState, DATABASE_FILE};
+
+use super::run::{Run, RunData};
+
+/// Between two looks at runs that go on.
+const LIVE_INTERVAL: Duration = Duration::from_millis(50);
+/// Between two looks for new, deleted and revived runs.
+const FOLDER_INTERVAL: Duration = Duration::from_millis(500);
+/// While much is read, a snapshot is published this often.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(50);
+/// Runs whose files are kept open: each takes three descriptors.
+const OPEN_RUNS_MAX: usize = 64;
+/// Sent commands that are remembered.
+const SENT_MAX: usize = 200;
+/// A file in a folder that is a sweep or a cross-validation: its subfolders hold the runs.
+const TRIALS_FILE: &str = "trials.json";
+/// Folders are listed again this often even if they look unchanged: their times are coarse.
+const LISTING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Kind of a [`SentCommand`] that set or took away a mark.
+pub const LABEL: &str = "label";
+
+/// What the runs folders held at one moment. Never changes.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Grows with every snapshot published.
+    pub version: u64,
+    /// Every run, newest first by the name of its folder.
+    pub runs: Vec<Arc<Run>>,
+    /// What is wrong with a runs folder as a whole, a sentence each.
+    pub problems: Vec<String>,
+    /// Commands sent from here, oldest first, with what became of them.
+    pub sent: Vec<SentCommand>,
+    /// Some run is not read to its end yet.
+    pub is_loading: bool,
+}
+
+impl Snapshot {
+    /// Everything in these folders, read on the calling thread: for tests and for commands without a window.
+    pub fn read(folders: &[PathBuf]) -> Snapshot {
+        let mut shelf = Shelf::new(folders);
+        shelf.look_at_folders();
+        while shelf.is_loading() {
+            shelf.look_at_runs(true);
+        }
+        shelf.snapshot(1, &[])
+    }
+
+    /// The run in this folder.
+    pub fn run(&self, path: &Path) -> Option<&Arc<Run>> {
+        self.runs.iter().find(|run| run.path == path)
+    }
+}
+
+/// How far a command sent from here is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SentState {
+    /// Not in the run's table yet.
+    Sending,
+    /// In the table; the worker has not seen it.
+    Sent,
+    /// The worker has it.
+    Taken,
+    /// Carried out.
+    Done,
+    /// Not sent, refused or failed: see the reason.
+    Failed,
+}
+
+/// A command sent from here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SentCommand {
+    /// What [`Library::send`] returned.
+    pub ticket: u64,
+    /// Folder of the run.
+    pub run: PathBuf,
+    /// `pause`, `resume`, `step`, `eval`, `checkpoint`, `stop`, `set`, ...; `label` for a mark.
+    pub kind: String,
+    /// Its arguments.
+    pub args: Value,
+    /// How far it is.
+    pub state: SentState,
+    /// The worker's answer, or why it could not be sent.
+    pub reason: Option<String>,
+    /// When it was sent, in seconds since 1970.
+    pub time: f64,
+    /// Its row in the run's `commands`, once it is there.
+    pub id: Option<i64>,
+}
+
+enum Request {
+    Send(SentCommand),
+    AddFolder(PathBuf),
+    Stop,
+}
+
+type OnChange = Box<dyn Fn() + Send + Sync>;
+
+/// Follows runs folders. Dropping it ends its thread.
+pub struct Library {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    on_change: Arc<Mutex<Option<OnChange>>>,
+    requests: Sender<Request>,
+    tickets: AtomicU64,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Library {
+    /// Begins to follow these runs folders. One that does not exist yet is looked for; it may also be the folder of one run.
+    pub fn open(folders: &[PathBuf]) -> Library {
+        let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
+        let on_change: Arc<Mutex<Option<OnChange>>> = Arc::default();
+        let (requests, inbox) = unbounded();
+        let follower = Follower {
+            shelf: Shelf::new(folders),
+            sent: Vec::new(),
+            snapshot: snapshot.clone(),
+            on_change: on_change.clone(),
+            version: 0,
+            who: std::env::var("USER").or_else(|_| std::env::var("USERNAME")).unwrap_or_else(|_| "dashboard".to_string()),
+        };
+        let thread = std::thread::Builder::new().name("runs".to_string()).spawn(move || follower.run(&inbox));
+        Library { snapshot, on_change, requests, tickets: AtomicU64::new(1), thread: Some(thread.expect("a thread can be started")) }
+    }
+
+    /// The newest snapshot: one atomic load, no lock, never waits.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// How often a snapshot was published.
+    pub fn changed(&self) -> u64 {
+        self.snapshot.load().version
+    }
+
+    /// Calls `wake` after each new snapshot, on the library's thread; it must be quick, such as asking a window to repaint.
+    pub fn on_change(&self, wake: OnChange) {
+        *self.on_change.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(wake);
+    }
+
+    /// Sends a command to the run in folder `run` from the library's thread and returns its ticket; what becomes of it stands in
+    /// [`Snapshot::sent`].
+    pub fn send(&self, run: &Path, kind: &str, args: Value) -> u64 {
+        let command = self.command(run, kind, args);
+        let ticket = command.ticket;
+        // The thread ends only with the library.
+        let _ = self.requests.send(Request::Send(command));
+        ticket
+    }
+
+    /// Sets a mark on a run (`name`, `note`, `tags`, `colour`, `pinned`, `archived`), or takes it away; what becomes of it stands in
+    /// [`Snapshot::sent`] under the kind [`LABEL`].
+    pub fn set_label(&self, run: &Path, key: &str, value: Option<&str>) -> u64 {
+        let command = self.command(run, LABEL, json!({"key": key, "value": value}));
+        let ticket = command.ticket;
+        let _ = self.requests.send(Request::Send(command));
+        ticket
+    }
+
+    /// Follows one more runs folder.
+    pub fn add_folder(&self, folder: &Path) {
+        let _ = self.requests.send(Request::AddFolder(folder.to_path_buf()));
+    }
+
+    fn command(&self, run: &Path, kind: &str, args: Value) -> SentCommand {
+        SentCommand {
+            ticket: self.tickets.fetch_add(1, Ordering::Relaxed),
+            run: run.to_path_buf(),
+            kind: kind.to_string(),
+            args,
+            state: SentState::Sending,
+            reason: None,
+            time: solstice_store::now(),
+            id: None,
+        }
+    }
+}
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        let _ = self.requests.send(Request::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic there was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The library's thread.
+struct Follower {
+    shelf: Shelf,
+    sent: Vec<SentCommand>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    on_change: Arc<Mutex<Option<OnChange>>>,
+    version: u64,
+    who: String,
+}
+
+impl Follower {
+    fn run(mut self, inbox: &Receiver<Request>) {
+        let mut folders_due = Instant::now();
+        // The first snapshot comes at once, also from empty folders.
+        let mut changed = true;
+        loop {
+            let is_folder_time = Instant::now() >= folders_due;
+            if is_folder_time {
+                changed |= self.shelf.look_at_folders();
+                folders_due = Instant::now() + FOLDER_INTERVAL;
+            }
+            changed |= self.shelf.look_at_runs(is_folder_time);
+            changed |= self.look_at_sent();
+            if changed {
+                self.publish();
+                changed = false;
+            }
+            let wait = match (self.shelf.is_loading(), self.shelf.has_live()) {
+                (true, _) => Duration::ZERO,
+                (false, true) => LIVE_INTERVAL,
+                (false, false) => FOLDER_INTERVAL,
+            };
+            match inbox.recv_timeout(wait) {
+                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(request) => {
+                    self.carry_out(request);
+                    changed = true;
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, request: Request) {
+        let mut command = match request {
+            Request::AddFolder(folder) => {
+                if !self.shelf.folders.contains(&folder) {
+                    self.shelf.folders.push(folder);
+                    self.shelf.look_at_folders();
+                }
+                return;
+            }
+            Request::Send(command) => command,
+            Request::Stop => return,
+        };
+        let outcome = if command.kind == LABEL {
+            let key = command.args["key"].as_str().unwrap_or_default();
+            match command.args["value"].as_str() {
+                Some(value) => solstice_store::set_label(&command.run, key, value),
+                None => solstice_store::forget_label(&command.run, key),
+            }
+            .map(|()| None)
+        } else {
+            solstice_store::send_command(&command.run, &self.who, &command.kind, &command.args).map(Some)
+        };
+        match outcome {
+            Ok(Some(id)) => (command.state, command.id) = (SentState::Sent, Some(id)),
+            Ok(None) => command.state = SentState::Done,
+            Err(error) => (command.state, command.reason) = (SentState::Failed, Some(error.to_string())),
+        }
+        self.sent.push(command);
+        self.sent.drain(..self.sent.len().saturating_sub(SENT_MAX));
+        self.shelf.wake();
+    }
+
+    /// Follows what workers make of the commands sent from here.
+    fn look_at_sent(&mut self) -> bool {
+        let mut changed = false;
+        for command in self.sent.iter_mut().filter(|command| matches!(command.state, SentState::Sent | SentState::Taken)) {
+            let run = self.shelf.runs.get(&command.run).map(|entry| entry.data.run());
+            let row = run.as_ref().and_then(|run| run.commands.iter().rev().find(|row| Some(row.id) == command.id).cloned());
+            let (mut state, mut reason) = (command.state, command.reason.clone());
+            if let Some(row) = row {
+                reason = row.reason;
+                state = match row.state {
+                    CommandState::Sent => SentState::Sent,
+                    CommandState::Taken => SentState::Taken,
+                    CommandState::Done => SentState::Done,
+                    CommandState::Failed => SentState::Failed,
+                };
+            }
+            let is_over = run.is_none_or(|run| run.is_complete && run.info.as_ref().is_some_and(|info| info.state.is_over()));
+            if is_over && matches!(state, SentState::Sent | SentState::Taken) {
+                (state, reason) = (SentState::Failed, Some("the run ended before it answered".to_string()));
+            }
+            if (state, &reason) != (command.state, &command.reason) {
+                (command.state, command.reason) = (state, reason);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    fn publish(&mut self) {
+        self.version += 1;
+        self.snapshot.store(Arc::new(self.shelf.snapshot(self.version, &self.sent)));
+        if let Some(wake) = &*self.on_change.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            wake();
+        }
+    }
+}
+
+/// Size and time of a run's files: what tells a closed run from one that goes on.
+type Stamp = [Option<(u64, SystemTime)>; 2];
+
+struct Entry {
+    data: RunData,
+    /// The files as they were before everything was read; `None`: read again.
+    stamp: Option<Stamp>,
+}
+
+/// The runs, on the library's thread.
+struct Shelf {
+    folders: Vec<PathBuf>,
+    runs: BTreeMap<PathBuf, Entry>,
+    problems: Vec<String>,
+    /// Folders that were listed, with the time of their last change.
+    listed: Vec<(PathBuf, Option<SystemTime>)>,
+    listed_at: Option<Instant>,
+}
+
+impl Shelf {
+    fn new(folders: &[PathBuf]) -> Shelf {
+        Shelf { folders: folders.to_vec(), runs: BTreeMap::new(), problems: Vec::new(), listed: Vec::new(), listed_at: None }
+    }
+
+    /// Finds new runs and forgets deleted ones; true if there were any. Lists nothing while no folder has changed.
+    fn look_at_folders(&mut self) -> bool {
+        let is_recent = self.listed_at.is_some_and(|at| at.elapsed() < LISTING_INTERVAL);
+        let is_known = |folder: &PathBuf| self.listed.iter().any(|(path, _)| path == folder);
+        let is_same = |(path, time): &(PathBuf, Option<SystemTime>)| changed_time(path) == *time;
+        if is_recent && self.folders.iter().all(is_known) && self.listed.iter().all(is_same) {
+            return false;
+        }
+        self.listed_at = Some(Instant::now());
+        let mut listing = Listing::default();
+        for folder in &self.folders {
+            listing.add(folder, None, true);
+        }
+        self.listed = listing.listed;
+        let mut changed = self.problems != listing.problems;
+        self.problems = listing.problems;
+        let count = self.runs.len();
+        self.runs.retain(|path, _| listing.runs.contains_key(path));
+        changed |= self.runs.len() != count;
+        for (path, group) in listing.runs {
+            self.runs.entry(path).or_insert_with_key(|path| {
+                changed = true;
+                Entry { data: RunData::in_group(path, group), stamp: None }
+            });
+        }
+        changed
+    }
+
+    /// Reads what is new in the runs, for [`PUBLISH_INTERVAL`] at most; true if anything is. `all`: also looks at those that are over.
+    fn look_at_runs(&mut self, all: bool) -> bool {
+        let start = Instant::now();
+        let mut changed = false;
+        let mut open_count = 0;
+        for (path, entry) in self.runs.iter_mut().rev() {
+            if start.elapsed() >= PUBLISH_INTERVAL {
+                break;
+            }
+            // One that is not open costs three looks at its files, and is opened only when they changed or its process may have died.
+            let is_read = !entry.data.is_open() && entry.stamp.is_some();
+            if is_read && (!all || (entry.stamp == Some(stamp(path)) && !is_live(&entry.data))) {
+                continue;
+            }
+            let now = stamp(path);
+            changed |= entry.data.poll();
+            let run = entry.data.run();
+            entry.stamp = run.is_complete.then_some(now);
+            if run.is_complete && (!is_live(&entry.data) || open_count >= OPEN_RUNS_MAX) {
+                entry.data.close();
+            }
+            open_count += usize::from(entry.data.is_open());
+        }
+        changed
+    }
+
+    /// Looks at every run again by the next call.
+    fn wake(&mut self) {
+        self.runs.values_mut().filter(|entry| entry.data.run().is_complete).for_each(|entry| entry.stamp = None);
+    }
+
+    fn is_loading(&self) -> bool {
+        self.runs.values().any(|entry| entry.stamp.is_none())
+    }
+
+    fn has_live(&self) -> bool {
+        self.runs.values().any(|entry| entry.data.is_open())
+    }
+
+    fn snapshot(&self, version: u64, sent: &[SentCommand]) -> Snapshot {
+        let mut runs: Vec<Arc<Run>> = self.runs.values().map(|entry| entry.data.run()).collect();
+        runs.sort_by(|a, b| b.id.cmp(&a.id).then_with(|| a.path.cmp(&b.path)));
+        let is_loading = runs.iter().any(|run| !run.is_complete);
+        Snapshot { version, runs, problems: self.problems.clone(), sent: sent.to_vec(), is_loading }
+    }
+}
+
+/// A process works on the run, or may.
+fn is_live(data: &RunData) -> bool {
+    data.run().info.as_ref().is_some_and(|info| !info.state.is_over())
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let of = |name: &str| fs::metadata(path.join(name)).ok().and_then(|file| Some((file.len(), file.modified().ok()?)));
+    [of(DATABASE_FILE), of(&format!("{DATABASE_FILE}-wal"))]
+}
+
+fn changed_time(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|folder| folder.modified()).ok()
+}
+
+/// What lies in runs folders.
+#[derive(Default)]
+struct Listing {
+    runs: BTreeMap<PathBuf, Option<String>>,
+    problems: Vec<String>,
+    listed: Vec<(PathBuf, Option<SystemTime>)>,
+}
+
+impl Listing {
+    /// Adds what `folder` holds; `is_given`: by the user, who may also name a run or a sweep.
+    fn add(&mut self, folder: &Path, group: Option<&str>, is_given: bool) {
+        if is_given && folder.join(DATABASE_FILE).is_file() {
+            self.listed.push((folder.to_path_buf(), None));
+            self.runs.insert(folder.to_path_buf(), None);
+            return;
+        }
+        if is_given && folder.join(TRIALS_FILE).is_file() {
+            return self.add_trials(folder);
+        }
+        self.listed.push((folder.to_path_buf(), changed_time(folder)));
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            // It may be made later.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => {
+                self.problems.push(format!("could not list the runs in {}: {error}", folder.display()));
+                return;
+            }
+        };
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_shown(path)) {
+            if path.join(TRIALS_FILE).is_file() {
+                self.add_trials(&path);
+            } else {
+                self.runs.insert(path, group.map(str::to_string));
+            }
+        }
+    }
+
+    /// Adds the runs of a sweep or a cross-validation: each of its subfolders is a runs folder.
+    fn add_trials(&mut self, folder: &Path) {
+        self.listed.push((folder.to_path_buf(), changed_time(folder)));
+        let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| is_shown(path)) {
+            self.add(&path, name.as_deref(), false);
+        }
+    }
+}
+
+/// Hidden folders are runs in the making or being deleted.
+fn is_shown(path: &Path) -> bool {
+    path.is_dir() && path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'))
+}

@@ -1,0 +1,15 @@
+//! What the dashboard knows of runs, without a window: it follows runs folders on a thread of its own and publishes immutable snapshots.
+//!
+//! [`Library`] owns the thread. A reader takes [`Library::snapshot`] once a frame (one atomic load, no lock) and draws from it: a [`Snapshot`] of
+//! [`Run`]s, each with its [`Series`]. [`RunData`] is the part that follows one run; `solstice watch` uses it alone. Nothing here changes a run
+//! but the commands and labels that are sent through [`Library::send`] and [`Library::set_label`].
+//!
+//! Read next: `series.rs` for the points, `run.rs` for one run, `library.rs` for the thread.
+
+mod library;
+mod run;
+mod series;
+
+pub use library::{LABEL, Library, SentCommand, SentState, Snapshot};
+pub use run::{Run, RunData};
+pub use series::{Column, Point, Series, XAxis};

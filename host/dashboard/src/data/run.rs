@@ -1,0 +1,336 @@
+//! [`RunData`]: follows one run in bounded bites. [`Run`]: what it knows, immutable once published.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use solstice_store::{
+    CheckpointRow, Command, CommandState, DATABASE_FILE, Event, LogLine, MetricKind, MetricSummary, Rewind, RunInfo, RunReader, StoreError,
+};
+
+use super::series::Series;
+
+/// Rows read at a time.
+const PAGE_ROWS: usize = 1000;
+/// A poll begins no new page after this.
+const BITE: Duration = Duration::from_millis(6);
+/// The newest log lines that are kept.
+const LOG_LINES_MAX: usize = 5000;
+/// The state of a run whose process dies changes without a row: looked at this often.
+const STATE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One run as a snapshot shows it.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Name of its folder; names the run.
+    pub id: String,
+    /// Its folder.
+    pub path: PathBuf,
+    /// The sweep or cross-validation it belongs to: name of that folder.
+    pub group: Option<String>,
+    /// State, config, labels; `None` while it could not be read yet.
+    pub info: Option<Arc<RunInfo>>,
+    /// Every metric of every kind with last and best values, in the order in which they came.
+    pub metrics: Arc<Vec<MetricSummary>>,
+    /// Every scalar metric by name.
+    pub series: BTreeMap<String, Arc<Series>>,
+    /// What happened, oldest first.
+    pub events: Arc<Vec<Event>>,
+    /// The newest log lines, oldest first.
+    pub logs: Arc<Vec<LogLine>>,
+    /// The checkpoints by step.
+    pub checkpoints: Arc<Vec<CheckpointRow>>,
+    /// Every command that was sent, with how far it is.
+    pub commands: Arc<Vec<Command>>,
+    /// Where resumes went back to.
+    pub rewinds: Arc<Vec<Rewind>>,
+    /// Why it cannot be read, or not any more: a sentence to show in its row.
+    pub problem: Option<String>,
+    /// Everything that is on disk has been read.
+    pub is_complete: bool,
+    /// Changes with every change of anything here.
+    pub version: u64,
+}
+
+impl Run {
+    fn new(path: &Path, group: Option<String>) -> Run {
+        Run {
+            id: path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned()),
+            path: path.to_path_buf(),
+            group,
+            info: None,
+            metrics: Arc::default(),
+            series: BTreeMap::new(),
+            events: Arc::default(),
+            logs: Arc::default(),
+            checkpoints: Arc::default(),
+            commands: Arc::default(),
+            rewinds: Arc::default(),
+            problem: None,
+            is_complete: false,
+            version: 0,
+        }
+    }
+
+    /// What people call it: the label `name` if they gave one, else the recipe's name, else the folder's.
+    pub fn title(&self) -> &str {
+        let info = self.info.as_deref();
+        info.map_or(&self.id, |info| info.labels.get("name").filter(|name| !name.is_empty()).unwrap_or(&info.name))
+    }
+
+    /// Part of the budget that is done, from 0 to 1, where the budget is known.
+    pub fn progress(&self) -> Option<f64> {
+        let info = self.info.as_ref()?;
+        let total = info.steps_total.filter(|&total| total > 0)?;
+        Some((info.at.step as f64 / total as f64).min(1.0))
+    }
+
+    /// Steps a second of late, from the newest points of the busiest metric; `None` before there are two.
+    pub fn steps_per_sec(&self) -> Option<f64> {
+        let series = self.series.values().max_by_key(|series| series.len())?;
+        let last = series.last()?;
+        let first = series.point(series.len().saturating_sub(50));
+        let secs = last.time - first.time;
+        (last.step > first.step && secs > 0.0).then(|| (last.step - first.step) as f64 / secs)
+    }
+
+    /// Seconds until the budget is done at the present speed; `None` for a run that is not running.
+    pub fn eta_secs(&self) -> Option<f64> {
+        let info = self.info.as_ref().filter(|info| info.state == solstice_store::RunState::Running)?;
+        let left = info.steps_total?.saturating_sub(info.at.step);
+        Some(left as f64 / self.steps_per_sec()?)
+    }
+
+    /// Bytes of memory that its points take.
+    pub fn bytes(&self) -> usize {
+        self.series.values().map(|series| series.bytes()).sum()
+    }
+}
+
+/// Follows one run. Not for the thread that paints: [`RunData::poll`] reads from disk.
+#[derive(Debug)]
+pub struct RunData {
+    run: Arc<Run>,
+    reader: Option<RunReader>,
+    /// `data_version` of the reader when everything was read.
+    seen_version: Option<i64>,
+    last_state_look: Option<Instant>,
+    next_scalar: i64,
+    last_rewind: i64,
+    last_event: i64,
+    last_log: i64,
+    names: HashMap<i64, String>,
+}
+
+impl RunData {
+    /// The run in folder `path`; reads nothing yet.
+    pub fn new(path: &Path) -> RunData {
+        RunData::in_group(path, None)
+    }
+
+    /// The same for a run of a sweep.
+    pub fn in_group(path: &Path, group: Option<String>) -> RunData {
+        RunData {
+            run: Arc::new(Run::new(path, group)),
+            reader: None,
+            seen_version: None,
+            last_state_look: None,
+            next_scalar: 0,
+            last_rewind: 0,
+            last_event: 0,
+            last_log: 0,
+            names: HashMap::new(),
+        }
+    }
+
+    /// What is known now. Costs nothing; later polls do not change it.
+    pub fn run(&self) -> Arc<Run> {
+        self.run.clone()
+    }
+
+    /// Reads what is new, for some milliseconds at most; true if anything changed. Call again at once while the run is not
+    /// [complete](Run::is_complete). What cannot be read becomes the run's `problem`, and is tried again by the next call.
+    pub fn poll(&mut self) -> bool {
+        match self.read() {
+            Ok(changed) => {
+                let had_problem = self.run.problem.is_some();
+                if had_problem {
+                    self.change().problem = None;
+                }
+                changed || had_problem
+            }
+            Err(error) => {
+                self.close();
+                let sentence = error.to_string();
+                if self.run.problem.as_ref() == Some(&sentence) {
+                    return false;
+                }
+                let run = self.change();
+                run.problem = Some(sentence);
+                run.is_complete = true;
+                true
+            }
+        }
+    }
+
+    /// Lets go of the file, so that many runs do not use up the descriptors of the process; the next poll opens it again.
+    pub fn close(&mut self) {
+        self.reader = None;
+        self.seen_version = None;
+        self.last_state_look = None;
+    }
+
+    /// The file is open.
+    pub fn is_open(&self) -> bool {
+        self.reader.is_some()
+    }
+
+    fn change(&mut self) -> &mut Run {
+        let run = Arc::make_mut(&mut self.run);
+        run.version += 1;
+        run
+    }
+
+    fn read(&mut self) -> Result<bool, StoreError> {
+        // An open file that was deleted can still be read, for ever.
+        if !self.run.path.join(DATABASE_FILE).is_file() {
+            self.reader = None;
+        }
+        let reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => RunReader::open(&self.run.path)?,
+        };
+        let changed = self.read_with(&reader)?;
+        self.reader = Some(reader);
+        Ok(changed)
+    }
+
+    fn read_with(&mut self, reader: &RunReader) -> Result<bool, StoreError> {
+        let start = Instant::now();
+        let data_version = reader.data_version()?;
+        let is_quiet = self.seen_version == Some(data_version);
+        let is_over = self.run.info.as_ref().is_some_and(|info| info.state.is_over());
+        let is_state_due = !is_over && self.last_state_look.is_none_or(|last| last.elapsed() >= STATE_INTERVAL);
+        if is_quiet && !is_state_due {
+            return Ok(false);
+        }
+        let mut changed = false;
+        let info = reader.info()?;
+        self.last_state_look = Some(start);
+        if self.run.info.as_deref() != Some(&info) {
+            // The same folder with another run in it: begin again.
+            if self.run.info.as_ref().is_some_and(|known| (&known.id, known.created) != (&info.id, info.created)) {
+                let (path, group) = (self.run.path.clone(), self.run.group.clone());
+                let version = self.run.version;
+                *self = RunData::in_group(&path, group);
+                self.change().version = version + 1;
+            }
+            self.change().info = Some(Arc::new(info));
+            changed = true;
+        }
+        if is_quiet {
+            return Ok(changed);
+        }
+        let metrics = reader.metrics()?;
+        if *self.run.metrics != metrics {
+            self.take_metrics(metrics);
+            changed = true;
+        }
+        changed |= self.read_small_tables(reader)?;
+        let is_complete = loop {
+            let page = reader.scalars_since(self.next_scalar, PAGE_ROWS)?;
+            // After the page, so that no row read here was taken back before without our knowing: rows already held are older than any rewind
+            // found now, rows of the page are told apart by their id.
+            let rewinds = reader.rewinds_since(self.last_rewind)?;
+            changed |= !page.rows.is_empty() || !rewinds.is_empty();
+            if page.rows.iter().any(|row| !self.names.contains_key(&row.metric_id)) {
+                self.take_metrics(reader.metrics()?);
+            }
+            self.apply(&page.rows, &rewinds);
+            self.next_scalar = page.next_row_id;
+            if !page.is_full {
+                break true;
+            }
+            if start.elapsed() >= BITE {
+                break false;
+            }
+        };
+        if self.run.is_complete != is_complete {
+            self.change().is_complete = is_complete;
+            changed = true;
+        }
+        self.seen_version = is_complete.then_some(data_version);
+        Ok(changed)
+    }
+
+    fn take_metrics(&mut self, metrics: Vec<MetricSummary>) {
+        for metric in metrics.iter().filter(|metric| metric.kind == MetricKind::Scalar) {
+            self.names.entry(metric.id).or_insert_with(|| metric.name.clone());
+        }
+        self.change().metrics = Arc::new(metrics);
+    }
+
+    fn apply(&mut self, rows: &[solstice_store::Scalar], rewinds: &[Rewind]) {
+        if rows.is_empty() && rewinds.is_empty() {
+            return;
+        }
+        let run = Arc::make_mut(&mut self.run);
+        run.version += 1;
+        let origin = run.info.as_ref().map_or(0.0, |info| info.created);
+        for rewind in rewinds {
+            run.series.values_mut().for_each(|series| Arc::make_mut(series).rewind(rewind.step));
+            self.last_rewind = rewind.id;
+        }
+        if !rewinds.is_empty() {
+            Arc::make_mut(&mut run.rewinds).extend_from_slice(rewinds);
+        }
+        let was_taken_back =
+            |row: &solstice_store::Scalar| rewinds.iter().any(|rewind| row.id <= rewind.scalar_id && row.at.step > rewind.step);
+        for row in rows.iter().filter(|row| !was_taken_back(row)) {
+            let Some(name) = self.names.get(&row.metric_id) else { continue };
+            if !run.series.contains_key(name) {
+                run.series.insert(name.clone(), Arc::new(Series::new(origin)));
+            }
+            if let Some(series) = run.series.get_mut(name) {
+                Arc::make_mut(series).push(row);
+            }
+        }
+    }
+
+    /// Everything but scalars.
+    fn read_small_tables(&mut self, reader: &RunReader) -> Result<bool, StoreError> {
+        let mut changed = false;
+        let events = reader.events_since(self.last_event)?;
+        if let Some(last) = events.last() {
+            self.last_event = last.id;
+            Arc::make_mut(&mut self.change().events).extend(events);
+            changed = true;
+        }
+        let lines = reader.logs_since(self.last_log, LOG_LINES_MAX)?;
+        if let Some(last) = lines.last() {
+            self.last_log = last.id;
+            let logs = Arc::make_mut(&mut self.change().logs);
+            logs.extend(lines);
+            logs.drain(..logs.len().saturating_sub(LOG_LINES_MAX));
+            changed = true;
+        }
+        // Commands change until they are answered, so those from the first open one on are read again.
+        let is_open = |command: &Command| matches!(command.state, CommandState::Sent | CommandState::Taken);
+        let first_open = self.run.commands.iter().position(is_open).unwrap_or(self.run.commands.len());
+        let answered = first_open.checked_sub(1).map_or(0, |index| self.run.commands[index].id);
+        let commands = reader.commands_since(answered)?;
+        if commands != self.run.commands[first_open..] {
+            let known = Arc::make_mut(&mut self.change().commands);
+            known.truncate(first_open);
+            known.extend(commands);
+            changed = true;
+        }
+        let checkpoints = reader.checkpoints()?;
+        if checkpoints != *self.run.checkpoints {
+            self.change().checkpoints = Arc::new(checkpoints);
+            changed = true;
+        }
+        Ok(changed)
+    }
+}

@@ -1,0 +1,356 @@
+//! Everything the window can do, in one list: it feeds the keyboard, the menus, the palette (Ctrl+K) and the cheat sheet (`?`).
+//!
+//! A panel never acts while it is drawn: it names an [`Action`], and `Dashboard::act` carries it out at the end of the frame.
+
+use super::theme::{self, Palette};
+use eframe::egui::{self, Align, Align2, Button, Id, Key, KeyboardShortcut, Layout, Modifiers, Order, RichText, ScrollArea, Ui, vec2};
+
+/// Something the user can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Show the palette.
+    Palette,
+    /// Show the keys.
+    Keys,
+    /// Type in the filter of runs.
+    Filter,
+    /// Select the run below.
+    NextRun,
+    /// Select the run above.
+    PreviousRun,
+    /// Show or hide the curves of the selected run.
+    ToggleCurves,
+    /// Show only the selected run; again: all.
+    Solo,
+    /// Show all runs.
+    ShowAll,
+    /// Compare others with the selected run.
+    Compare,
+    /// Pause, or go on.
+    PauseResume,
+    /// One step, then wait.
+    Step,
+    /// Evaluate now.
+    Evaluate,
+    /// Save now.
+    Checkpoint,
+    /// Ask whether to stop.
+    Stop,
+    /// The next x axis.
+    NextXAxis,
+    /// Logarithmic y axis, or not.
+    LogY,
+    /// More smoothing.
+    Smoother,
+    /// Less smoothing.
+    Rougher,
+    /// Back to the whole range.
+    ResetZoom,
+    /// Dark or light.
+    Theme,
+    /// Larger window contents.
+    Larger,
+    /// Smaller window contents.
+    Smaller,
+    /// Original size.
+    OriginalSize,
+    /// Panels where they were at first.
+    ResetLayout,
+    /// Close the window.
+    Quit,
+}
+
+/// One line of the list.
+#[derive(Debug)]
+pub struct Entry {
+    /// What it does.
+    pub action: Action,
+    /// Menu that it stands in.
+    pub group: &'static str,
+    /// Its name, as in menus.
+    pub name: &'static str,
+    /// Key with its modifiers. Keys without modifiers count only while no text field has the focus.
+    pub key: Option<(Modifiers, Key)>,
+}
+
+/// The menus, in order.
+pub const GROUPS: [&str; 4] = ["Run", "Curves", "View", "Help"];
+
+const fn entry(action: Action, group: &'static str, name: &'static str, key: Key) -> Entry {
+    Entry { action, group, name, key: Some((Modifiers::NONE, key)) }
+}
+
+const fn with(action: Action, group: &'static str, name: &'static str, modifiers: Modifiers, key: Key) -> Entry {
+    Entry { action, group, name, key: Some((modifiers, key)) }
+}
+
+/// The list.
+pub const ENTRIES: [Entry; 25] = [
+    entry(Action::PauseResume, "Run", "Pause or resume", Key::Space),
+    entry(Action::Step, "Run", "One step", Key::N),
+    entry(Action::Evaluate, "Run", "Evaluate now", Key::E),
+    entry(Action::Checkpoint, "Run", "Save a checkpoint", Key::C),
+    entry(Action::Stop, "Run", "Stop…", Key::S),
+    entry(Action::PreviousRun, "Run", "Select the run above", Key::ArrowUp),
+    entry(Action::NextRun, "Run", "Select the run below", Key::ArrowDown),
+    entry(Action::Compare, "Run", "Compare others with this run", Key::B),
+    entry(Action::ToggleCurves, "Curves", "Show or hide the run", Key::V),
+    entry(Action::Solo, "Curves", "Show only this run, or all", Key::O),
+    entry(Action::ShowAll, "Curves", "Show all runs", Key::A),
+    entry(Action::NextXAxis, "Curves", "Next x axis", Key::X),
+    entry(Action::LogY, "Curves", "Logarithmic y axis", Key::Y),
+    entry(Action::Smoother, "Curves", "Smoother", Key::CloseBracket),
+    entry(Action::Rougher, "Curves", "Less smooth", Key::OpenBracket),
+    entry(Action::ResetZoom, "Curves", "Show the whole range", Key::R),
+    with(Action::Palette, "View", "Commands", Modifiers::COMMAND, Key::K),
+    entry(Action::Filter, "View", "Filter runs", Key::Slash),
+    entry(Action::Theme, "View", "Dark or light", Key::T),
+    with(Action::Larger, "View", "Larger", Modifiers::COMMAND, Key::Plus),
+    with(Action::Smaller, "View", "Smaller", Modifiers::COMMAND, Key::Minus),
+    with(Action::OriginalSize, "View", "Original size", Modifiers::COMMAND, Key::Num0),
+    Entry { action: Action::ResetLayout, group: "View", name: "Panels where they were", key: None },
+    with(Action::Quit, "View", "Close the window", Modifiers::COMMAND, Key::Q),
+    entry(Action::Keys, "Help", "Keys", Key::Questionmark),
+];
+
+impl Action {
+    /// Its line of the list.
+    pub fn entry(self) -> &'static Entry {
+        ENTRIES.iter().find(|entry| entry.action == self).expect("every action stands in the list")
+    }
+
+    /// Its name and key, for hover texts: `Pause or resume (Space)`.
+    pub fn hint(self) -> String {
+        let entry = self.entry();
+        match entry.key_name() {
+            name if name.is_empty() => entry.name.into(),
+            name => format!("{} ({name})", entry.name),
+        }
+    }
+}
+
+impl Entry {
+    /// The key as people write it; empty without one.
+    pub fn key_name(&self) -> String {
+        let Some((modifiers, key)) = self.key else { return String::new() };
+        let key = match key {
+            Key::ArrowUp => "Up",
+            Key::ArrowDown => "Down",
+            Key::OpenBracket => "[",
+            Key::CloseBracket => "]",
+            Key::Slash => "/",
+            Key::Questionmark => "?",
+            Key::Plus => "+",
+            Key::Minus => "-",
+            other => other.name(),
+        };
+        if modifiers.command { format!("Ctrl+{key}") } else { key.into() }
+    }
+}
+
+/// The actions whose keys were pressed in this frame.
+pub fn pressed(context: &egui::Context) -> Vec<Action> {
+    let typing = context.text_edit_focused();
+    // A focused button takes the space bar itself.
+    let focused = context.memory(|memory| memory.focused().is_some());
+    context.input_mut(|input| {
+        ENTRIES
+            .iter()
+            .filter(|entry| {
+                let Some((modifiers, key)) = entry.key else { return false };
+                if modifiers.is_none() && (typing || (focused && matches!(key, Key::Space | Key::ArrowUp | Key::ArrowDown))) {
+                    return false;
+                }
+                if modifiers.is_none() && (input.modifiers.command || input.modifiers.alt) {
+                    return false;
+                }
+                // `consume_shortcut` lets Shift through where the key itself needs it, as `?` and `+` do on many keyboards.
+                input.consume_shortcut(&KeyboardShortcut::new(modifiers, key))
+                    || (key == Key::Questionmark && input.consume_key(Modifiers::SHIFT, Key::Questionmark))
+                    || (key == Key::Plus && input.consume_key(Modifiers::COMMAND, Key::Equals))
+            })
+            .map(|entry| entry.action)
+            .collect()
+    })
+}
+
+/// The menus of the bar.
+pub fn menus(ui: &mut Ui, actions: &mut Vec<Action>) {
+    for group in GROUPS {
+        ui.menu_button(group, |ui| {
+            ui.set_min_width(220.0);
+            for entry in ENTRIES.iter().filter(|entry| entry.group == group) {
+                if ui.add(Button::new(entry.name).shortcut_text(entry.key_name()).frame_when_inactive(false)).clicked() {
+                    actions.push(entry.action);
+                    ui.close();
+                }
+            }
+        });
+    }
+}
+
+/// The palette: type a part of a command's name, Enter takes the first.
+#[derive(Default, Debug)]
+pub struct CommandPalette {
+    /// It is shown.
+    pub is_open: bool,
+    query: String,
+    chosen: usize,
+}
+
+impl CommandPalette {
+    /// Opens it, empty.
+    pub fn open(&mut self) {
+        *self = CommandPalette { is_open: true, ..CommandPalette::default() };
+    }
+
+    /// Draws it when it is open.
+    pub fn show(&mut self, ui: &mut Ui, actions: &mut Vec<Action>) {
+        if !self.is_open {
+            return;
+        }
+        let context = ui.ctx().clone();
+        let palette = Palette::of(ui);
+        if context.input_mut(|input| input.consume_key(Modifiers::NONE, Key::Escape)) {
+            self.is_open = false;
+            return;
+        }
+        let (down, up, enter) = context.input_mut(|input| {
+            let mut take = |key| input.consume_key(Modifiers::NONE, key);
+            (take(Key::ArrowDown), take(Key::ArrowUp), take(Key::Enter))
+        });
+        let area = egui::Area::new(Id::unique("command palette")).order(Order::Foreground).anchor(Align2::CENTER_TOP, vec2(0.0, 72.0));
+        let shown = area.show(&context, |ui| {
+            egui::Frame::popup(ui.style()).inner_margin(10).show(ui, |ui| {
+                ui.set_width(420.0);
+                let field = egui::TextEdit::singleline(&mut self.query).hint_text("Type a command").desired_width(f32::INFINITY);
+                let field = ui.add(field).accessible_name("Command to run");
+                field.request_focus();
+                if field.changed() {
+                    self.chosen = 0;
+                }
+                let found = matches(&self.query);
+                if !found.is_empty() {
+                    self.chosen = (self.chosen + usize::from(down) + if up { found.len() - 1 } else { 0 }) % found.len();
+                }
+                ui.add_space(4.0);
+                if found.is_empty() {
+                    ui.label(RichText::new("No command has these letters in this order").color(palette.dim));
+                }
+                ScrollArea::vertical().max_height(330.0).show(ui, |ui| {
+                    for (index, entry) in found.iter().enumerate() {
+                        let text = format!("{}: {}", entry.group, entry.name);
+                        let row = Button::selectable(index == self.chosen, text).shortcut_text(entry.key_name());
+                        let row = ui.add(row.min_size(vec2(ui.available_width(), theme::ROW_HEIGHT)));
+                        if index == self.chosen && (down || up) {
+                            row.scroll_to_me(None);
+                        }
+                        if row.clicked() || (enter && index == self.chosen) {
+                            actions.push(entry.action);
+                            self.is_open = false;
+                        }
+                    }
+                });
+            })
+        });
+        if context.input(|input| {
+            input.pointer.any_pressed() && input.pointer.interact_pos().is_some_and(|pos| !shown.response.rect.contains(pos))
+        }) {
+            self.is_open = false;
+        }
+    }
+}
+
+/// The entries that have the letters of `query` in this order; those with the letters together come first.
+pub fn matches(query: &str) -> Vec<&'static Entry> {
+    let query = query.to_lowercase();
+    let mut found: Vec<(usize, &Entry)> = ENTRIES
+        .iter()
+        .filter(|entry| entry.action != Action::Palette)
+        .filter_map(|entry| Some((gaps(&format!("{}: {}", entry.group, entry.name).to_lowercase(), &query)?, entry)))
+        .collect();
+    found.sort_by_key(|(gaps, _)| *gaps);
+    found.into_iter().map(|(_, entry)| entry).collect()
+}
+
+// How many letters of `text` stand between those of `query`; none when they are not all there.
+fn gaps(text: &str, query: &str) -> Option<usize> {
+    if text.contains(query) {
+        return Some(0);
+    }
+    let mut letters = text.chars();
+    let mut count = 0;
+    for (index, wanted) in query.chars().enumerate() {
+        let skipped = letters.by_ref().take_while(|letter| *letter != wanted).count();
+        // `take_while` ends in silence where the text ends: look again whether the letter came.
+        count += if index == 0 { 0 } else { skipped };
+    }
+    let mut rest = text.chars();
+    query.chars().all(|wanted| rest.any(|letter| letter == wanted)).then_some(count + 1)
+}
+
+/// The keys, on one sheet.
+pub fn cheat_sheet(ui: &mut Ui, is_open: &mut bool) {
+    if !*is_open {
+        return;
+    }
+    let context = ui.ctx().clone();
+    let palette = Palette::of(ui);
+    let modal = egui::Modal::new(Id::unique("keys")).show(&context, |ui| {
+        ui.set_width(620.0);
+        ui.heading("Keys");
+        ui.add_space(4.0);
+        ui.columns(2, |columns| {
+            for (index, group) in GROUPS.iter().enumerate() {
+                let ui = &mut columns[index % 2];
+                ui.label(RichText::new(*group).color(palette.accent));
+                for entry in ENTRIES.iter().filter(|entry| entry.group == *group && entry.key.is_some()) {
+                    ui.horizontal(|ui| {
+                        ui.label(entry.name);
+                        ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+                            ui.label(RichText::new(entry.key_name()).monospace().color(palette.dim))
+                        });
+                    });
+                }
+                ui.add_space(theme::GAP);
+            }
+        });
+        ui.label(
+            RichText::new(
+                "Over a chart: drag to zoom into a box, Ctrl and wheel to zoom, Shift and drag to move, double click for the whole range",
+            )
+            .color(palette.dim),
+        );
+        ui.add_space(4.0);
+        if ui.button("Close").clicked() {
+            ui.close();
+        }
+    });
+    if modal.should_close() {
+        *is_open = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_means_one_thing() {
+        for (index, one) in ENTRIES.iter().enumerate() {
+            for other in &ENTRIES[index + 1..] {
+                assert!(one.key.is_none() || one.key != other.key, "{} and {} have the same key", one.name, other.name);
+                assert_ne!(one.action, other.action);
+            }
+            assert!(GROUPS.contains(&one.group), "{} stands in no menu", one.name);
+        }
+    }
+
+    #[test]
+    fn the_palette_finds_by_letters_in_order() {
+        assert_eq!(matches("log")[0].action, Action::LogY);
+        assert_eq!(matches("pse")[0].action, Action::PauseResume);
+        assert!(matches("zzz").is_empty());
+        assert_eq!(matches("").len(), ENTRIES.len() - 1);
+    }
+}

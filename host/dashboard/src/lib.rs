@@ -1,0 +1,6 @@
+//! The dashboard: what it knows of runs ([`data`]), and the window over it ([`gui`]).
+//!
+//! Read next: `data/mod.rs`, then `gui/mod.rs`.
+
+pub mod data;
+pub mod gui;
