@@ -67,6 +67,8 @@ pub struct Driver<'a> {
     pub interrupted: &'a AtomicBool,
     // Since the last report.
     since: Since,
+    // The step that was saved last.
+    saved: Option<u64>,
     // Metrics of evaluations of this very step.
     evaluated: BTreeMap<String, f64>,
 }
@@ -92,7 +94,20 @@ impl<'a> Driver<'a> {
         interrupted: &'a AtomicBool,
     ) -> Driver<'a> {
         let since = Since { step: run.step, samples: 0, start: Instant::now() };
-        Driver { assembly, run, control, journal, saver, observers, stamp, best, interrupted, since, evaluated: BTreeMap::new() }
+        Driver {
+            assembly,
+            run,
+            control,
+            journal,
+            saver,
+            observers,
+            stamp,
+            best,
+            interrupted,
+            since,
+            saved: None,
+            evaluated: BTreeMap::new(),
+        }
     }
 
     /// Trains to the end.
@@ -172,7 +187,9 @@ impl<'a> Driver<'a> {
         } else if !due.is_empty() {
             self.evaluate(&due)?;
         }
-        if save || keep {
+        // The best state so far was saved a moment ago: once is enough for a cadence.
+        let is_saved = self.saved == Some(self.run.step) && !keep && !finished;
+        if (save || keep) && !is_saved {
             let reason = match (keep, finished) {
                 (true, _) => EVERY,
                 (_, true) => "end",
@@ -376,6 +393,7 @@ impl<'a> Driver<'a> {
         self.tell(Told { note: reason.into(), ..Told::new(Moment::Checkpoint, self.position()) })?;
         let (new, tensors) = self.snapshot(reason, pinned)?;
         self.saver.save(new, tensors, urgency);
+        self.saved = Some(self.run.step);
         self.journal.flush();
         Ok(())
     }
