@@ -2,7 +2,9 @@
 
 use crate::cli::DashboardArgs;
 use crate::outcome::exit;
+use solstice_dashboard::data::LocalHost;
 use solstice_dashboard::gui::{self, source::Source};
+use std::sync::Arc;
 
 /// Shows the window until it is closed; returns the exit code.
 pub fn run(args: &DashboardArgs) -> i32 {
@@ -11,7 +13,12 @@ pub fn run(args: &DashboardArgs) -> i32 {
         eprintln!("error: {}", gui::NO_DISPLAY);
         return exit::USAGE;
     }
-    match gui::open(&Source::live(&args.runs_dirs), &args.renderer) {
+    let mut source = Source::live(&args.runs_dirs);
+    // Without them the window still watches and steers.
+    if let (Ok(program), Ok(folder)) = (std::env::current_exe(), std::env::current_dir()) {
+        source = source.with_host(Arc::new(LocalHost::new(program, folder)));
+    }
+    match gui::open(&source, &args.renderer) {
         Ok(()) => exit::OK,
         Err(reason) => {
             eprintln!("error: {reason}");

@@ -6,10 +6,12 @@
 //!
 //! Read next: `series.rs` for the points, `run.rs` for one run, `library.rs` for the thread.
 
+mod host;
 mod library;
 mod run;
 mod series;
 
+pub use host::{Answer, Host, LocalHost};
 pub use library::{LABEL, Library, SentCommand, SentState, Snapshot};
 pub use run::{Run, RunData};
 pub use series::{Column, Point, Series, XAxis};

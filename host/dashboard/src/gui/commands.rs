@@ -2,6 +2,7 @@
 //!
 //! A panel never acts while it is drawn: it names an [`Action`], and `Dashboard::act` carries it out at the end of the frame.
 
+use super::Pane;
 use super::theme::{self, Palette};
 use eframe::egui::{self, Align, Align2, Button, Id, Key, KeyboardShortcut, Layout, Modifiers, Order, RichText, ScrollArea, Ui, vec2};
 
@@ -40,6 +41,30 @@ pub enum Action {
     NextXAxis,
     /// Logarithmic y axis, or not.
     LogY,
+    /// Logarithmic x axis, or not.
+    LogX,
+    /// Cut off outliers, or not.
+    Outliers,
+    /// One chart as large as the panel, or all again.
+    Maximise,
+    /// Curves of a group as mean and deviation, or each by itself.
+    GroupMean,
+    /// A new run from a point of this one.
+    Fork,
+    /// Keep the run at the top of the lists, or not.
+    Pin,
+    /// Give the run a name.
+    Rename,
+    /// Put the run away, or take it back.
+    Archive,
+    /// Delete the run.
+    Delete,
+    /// Take the last deletion back.
+    Undo,
+    /// Start what the form says.
+    Launch,
+    /// Bring a panel to the front.
+    Show(Pane),
     /// More smoothing.
     Smoother,
     /// Less smoothing.
@@ -74,7 +99,7 @@ pub struct Entry {
 }
 
 /// The menus, in order.
-pub const GROUPS: [&str; 4] = ["Run", "Curves", "View", "Help"];
+pub const GROUPS: [&str; 5] = ["Run", "Curves", "View", "Panels", "Help"];
 
 const fn entry(action: Action, group: &'static str, name: &'static str, key: Key) -> Entry {
     Entry { action, group, name, key: Some((Modifiers::NONE, key)) }
@@ -85,7 +110,7 @@ const fn with(action: Action, group: &'static str, name: &'static str, modifiers
 }
 
 /// The list.
-pub const ENTRIES: [Entry; 25] = [
+pub const ENTRIES: [Entry; 47] = [
     entry(Action::PauseResume, "Run", "Pause or resume", Key::Space),
     entry(Action::Step, "Run", "One step", Key::N),
     entry(Action::Evaluate, "Run", "Evaluate now", Key::E),
@@ -94,11 +119,22 @@ pub const ENTRIES: [Entry; 25] = [
     entry(Action::PreviousRun, "Run", "Select the run above", Key::ArrowUp),
     entry(Action::NextRun, "Run", "Select the run below", Key::ArrowDown),
     entry(Action::Compare, "Run", "Compare others with this run", Key::B),
+    entry(Action::Fork, "Run", "Fork…", Key::F),
+    entry(Action::Pin, "Run", "Pin to the top, or not", Key::P),
+    entry(Action::Rename, "Run", "Rename…", Key::F2),
+    Entry { action: Action::Archive, group: "Run", name: "Archive, or take back", key: None },
+    entry(Action::Delete, "Run", "Delete…", Key::Delete),
+    with(Action::Undo, "Run", "Take the deletion back", Modifiers::COMMAND, Key::Z),
+    with(Action::Launch, "Run", "Launch", Modifiers::COMMAND, Key::Enter),
     entry(Action::ToggleCurves, "Curves", "Show or hide the run", Key::V),
     entry(Action::Solo, "Curves", "Show only this run, or all", Key::O),
     entry(Action::ShowAll, "Curves", "Show all runs", Key::A),
     entry(Action::NextXAxis, "Curves", "Next x axis", Key::X),
     entry(Action::LogY, "Curves", "Logarithmic y axis", Key::Y),
+    entry(Action::LogX, "Curves", "Logarithmic x axis", Key::L),
+    entry(Action::Outliers, "Curves", "Cut off outliers", Key::U),
+    entry(Action::GroupMean, "Curves", "Groups as mean and deviation", Key::G),
+    entry(Action::Maximise, "Curves", "One large chart, or all", Key::M),
     entry(Action::Smoother, "Curves", "Smoother", Key::CloseBracket),
     entry(Action::Rougher, "Curves", "Less smooth", Key::OpenBracket),
     entry(Action::ResetZoom, "Curves", "Show the whole range", Key::R),
@@ -109,6 +145,17 @@ pub const ENTRIES: [Entry; 25] = [
     with(Action::Smaller, "View", "Smaller", Modifiers::COMMAND, Key::Minus),
     with(Action::OriginalSize, "View", "Original size", Modifiers::COMMAND, Key::Num0),
     Entry { action: Action::ResetLayout, group: "View", name: "Panels where they were", key: None },
+    Entry { action: Action::Show(Pane::Runs), group: "Panels", name: "Runs", key: None },
+    Entry { action: Action::Show(Pane::Library), group: "Panels", name: "Library", key: None },
+    entry(Action::Show(Pane::Curves), "Panels", "Curves", Key::Num1),
+    entry(Action::Show(Pane::Table), "Panels", "Table", Key::Num2),
+    entry(Action::Show(Pane::Media), "Panels", "Media", Key::Num3),
+    entry(Action::Show(Pane::Sweep), "Panels", "Sweep", Key::Num4),
+    entry(Action::Show(Pane::Model), "Panels", "Model", Key::Num5),
+    entry(Action::Show(Pane::Profile), "Panels", "Profile", Key::Num6),
+    entry(Action::Show(Pane::Launch), "Panels", "Launch", Key::Num7),
+    Entry { action: Action::Show(Pane::Control), group: "Panels", name: "Control", key: None },
+    Entry { action: Action::Show(Pane::Detail), group: "Panels", name: "Detail", key: None },
     with(Action::Quit, "View", "Close the window", Modifiers::COMMAND, Key::Q),
     entry(Action::Keys, "Help", "Keys", Key::Questionmark),
 ];

@@ -4,6 +4,7 @@
 //! window is wide, not what the runs are long. All charts share x range and cursor; a double click goes back to the whole range.
 
 use super::axis::{Axis, Scale, padded, short};
+use super::commands::Action;
 use super::theme::{self, Palette};
 use super::{Panel, run_name};
 use crate::data::{Column, Point, Run, Series, XAxis};
@@ -12,6 +13,7 @@ use eframe::egui::{
     self, Align2, Color32, FontId, Grid, Id, Painter, Pos2, Rect, Response, RichText, Role, ScrollArea, Sense, Shape, Stroke, StrokeKind,
     Ui, WidgetInfo, pos2, vec2,
 };
+use serde::{Deserialize, Serialize};
 use solstice_store::Event;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -30,6 +32,20 @@ const STRIP_HEIGHT: f32 = 12.0;
 const TICKS_HEIGHT: f32 = 16.0;
 /// A drag below this length is a click.
 const BOX_MIN: f32 = 6.0;
+
+/// What is kept from one session to the next.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChartsView {}
+
+/// What lasts as long as the window.
+#[derive(Debug, Default)]
+pub struct ChartsState {}
+
+/// Carries out an action that is this panel's matter; false for all others.
+pub fn act(_panel: &mut Panel, _action: Action) -> bool {
+    false
+}
 
 /// What part of the charts is looked at. Not kept between sessions.
 #[derive(Clone, Debug, Default)]

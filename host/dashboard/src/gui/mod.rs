@@ -8,11 +8,18 @@ pub mod commands;
 pub mod control;
 pub mod curves;
 pub mod detail;
+pub mod launch;
+pub mod library;
+pub mod media;
+pub mod model;
+pub mod profile;
 pub mod runs;
 pub mod source;
+pub mod sweep;
+pub mod table;
 pub mod theme;
 
-use crate::data::{Run, Snapshot, XAxis};
+use crate::data::{Host, Run, Snapshot, XAxis};
 use commands::{Action, CommandPalette};
 use control::ControlState;
 use curves::{ColumnCache, Zoom};
@@ -22,7 +29,7 @@ use egui_tiles::{Behavior, Container, Linear, LinearDir, SimplificationOptions, 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use solstice_store::RunState;
-use source::Source;
+use source::{Request, Source};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -35,16 +42,64 @@ const SHOWN_AT_FIRST: usize = 8;
 const STORAGE_KEY: &str = "dashboard";
 
 /// The panels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Pane {
-    /// `runs.rs`
+    /// `runs.rs`: the list on the left.
     Runs,
-    /// `curves.rs`
+    /// `library.rs`: what the plugins offer, and the recipes.
+    Library,
+    /// `curves.rs`: scalars.
     Curves,
+    /// `table.rs`: runs in rows, settings and metrics in columns.
+    Table,
+    /// `media.rs`: pictures, matrices, histograms, texts and tables of the selected run.
+    Media,
+    /// `sweep.rs`: settings against a result over many runs.
+    Sweep,
+    /// `model.rs`: the model's modules and graph.
+    Model,
+    /// `profile.rs`: where a step's time and memory go.
+    Profile,
+    /// `launch.rs`: the form for a new run.
+    Launch,
     /// `control.rs`
     Control,
     /// `detail.rs`
     Detail,
+}
+
+impl Pane {
+    /// All of them, in the order of the default layout.
+    pub const ALL: [Pane; 11] = [
+        Pane::Runs,
+        Pane::Library,
+        Pane::Curves,
+        Pane::Table,
+        Pane::Media,
+        Pane::Sweep,
+        Pane::Model,
+        Pane::Profile,
+        Pane::Launch,
+        Pane::Control,
+        Pane::Detail,
+    ];
+
+    /// What its tab says.
+    pub fn title(self) -> &'static str {
+        match self {
+            Pane::Runs => "Runs",
+            Pane::Library => "Library",
+            Pane::Curves => "Curves",
+            Pane::Table => "Table",
+            Pane::Media => "Media",
+            Pane::Sweep => "Sweep",
+            Pane::Model => "Model",
+            Pane::Profile => "Profile",
+            Pane::Launch => "Launch",
+            Pane::Control => "Control",
+            Pane::Detail => "Detail",
+        }
+    }
 }
 
 /// What is kept from one session to the next.
@@ -76,6 +131,22 @@ pub struct View {
     pub closed_groups: BTreeSet<String>,
     /// Size of the window's contents.
     pub scale: f32,
+    /// Of the charts.
+    pub charts: curves::ChartsView,
+    /// Of the table of runs.
+    pub table: table::TableView,
+    /// Of pictures, matrices, histograms, texts and tables.
+    pub media: media::MediaView,
+    /// Of the comparison over many runs.
+    pub sweep: sweep::SweepView,
+    /// Of the model.
+    pub model: model::ModelView,
+    /// Of time and memory.
+    pub profile: profile::ProfileView,
+    /// Of the library.
+    pub library: library::LibraryView,
+    /// Of the form for new runs.
+    pub launch: launch::LaunchView,
     /// Where the panels are.
     tree: Tree<Pane>,
 }
@@ -95,6 +166,14 @@ impl Default for View {
             page: Page::default(),
             closed_groups: BTreeSet::new(),
             scale: 1.0,
+            charts: curves::ChartsView::default(),
+            table: table::TableView::default(),
+            media: media::MediaView::default(),
+            sweep: sweep::SweepView::default(),
+            model: model::ModelView::default(),
+            profile: profile::ProfileView::default(),
+            library: library::LibraryView::default(),
+            launch: launch::LaunchView::default(),
             tree: default_tree(),
         }
     }
@@ -113,6 +192,19 @@ impl View {
         } else {
             self.hidden.insert(id.into());
         }
+    }
+
+    /// Brings a panel to the front; one that is not in the window any more comes back.
+    pub fn show_pane(&mut self, pane: Pane) {
+        if self.tree.tiles.find_pane(&pane).is_none() {
+            let tile = self.tree.tiles.insert_pane(pane);
+            let beside = Pane::ALL.iter().filter(|other| is_central(**other)).find_map(|other| self.tree.tiles.find_pane(other));
+            match beside.and_then(|tile| self.tree.tiles.parent_of(tile)).or(self.tree.root) {
+                Some(parent) => self.tree.move_tile_to_container(tile, parent, usize::MAX, false),
+                None => self.tree.root = Some(tile),
+            }
+        }
+        self.tree.make_active(|_, tile| matches!(tile, Tile::Pane(found) if *found == pane));
     }
 
     /// The run's slot in the palette.
@@ -159,6 +251,22 @@ pub struct Session {
     pub focus_filter: bool,
     /// The checkpoint whose fork command is shown: run and step.
     pub fork_step: Option<(String, u64)>,
+    /// Of the charts.
+    pub charts: curves::ChartsState,
+    /// Of the table of runs.
+    pub table: table::TableState,
+    /// Of pictures, matrices, histograms, texts and tables.
+    pub media: media::MediaState,
+    /// Of the comparison over many runs.
+    pub sweep: sweep::SweepState,
+    /// Of the model.
+    pub model: model::ModelState,
+    /// Of time and memory.
+    pub profile: profile::ProfileState,
+    /// Of the library.
+    pub library: library::LibraryState,
+    /// Of the form for new runs.
+    pub launch: launch::LaunchState,
 }
 
 /// What a panel may read and change.
@@ -173,8 +281,10 @@ pub struct Panel<'a> {
     pub session: &'a mut Session,
     /// What was asked for; carried out at the end of the frame.
     pub actions: &'a mut Vec<Action>,
-    /// Commands to runs: id, kind, arguments; sent at the end of the frame.
-    pub sends: &'a mut Vec<(String, String, Value)>,
+    /// What is to be done to runs at the end of the frame.
+    pub requests: &'a mut Vec<Request>,
+    /// The program that lists, checks and launches, where there is one.
+    pub host: Option<Arc<dyn Host>>,
 }
 
 impl Panel<'_> {
@@ -186,7 +296,12 @@ impl Panel<'_> {
 
     /// Sends a command to a run at the end of the frame.
     pub fn send(&mut self, run: &str, kind: &str, args: Value) {
-        self.sends.push((run.into(), kind.into(), args));
+        self.requests.push(Request::Command { run: run.into(), kind: kind.into(), args });
+    }
+
+    /// Sets a label of a run at the end of the frame, or takes it away: `name`, `note`, `tags`, `colour`, `pinned`, `archived`.
+    pub fn set_label(&mut self, run: &str, key: &str, value: Option<&str>) {
+        self.requests.push(Request::Label { run: run.into(), key: key.into(), value: value.map(str::to_owned) });
     }
 }
 
@@ -293,7 +408,7 @@ impl Dashboard {
             self.seen = Some(snapshot.clone());
         }
         let mut actions = if self.palette.is_open || self.keys_open { Vec::new() } else { commands::pressed(ui.ctx()) };
-        let mut sends = Vec::new();
+        let mut requests = Vec::new();
         egui::Panel::top("bar").frame(bar_frame(ui)).show(ui, |ui| self.bar(ui, &mut actions));
         egui::Panel::bottom("status").frame(bar_frame(ui)).show(ui, |ui| self.status(ui, &snapshot));
         let mut tree = std::mem::replace(&mut self.view.tree, Tree::empty(Id::unique("no panels")));
@@ -304,7 +419,8 @@ impl Dashboard {
                 view: &mut self.view,
                 session: &mut self.session,
                 actions: &mut actions,
-                sends: &mut sends,
+                requests: &mut requests,
+                host: self.source.host(),
             };
             tree.ui(&mut Panes { panel }, ui);
         });
@@ -313,12 +429,10 @@ impl Dashboard {
         self.palette.show(ui, &mut actions);
         commands::cheat_sheet(ui, &mut self.keys_open);
         for action in actions {
-            self.act(ui.ctx(), &snapshot, action, &mut sends);
+            self.act(ui.ctx(), &snapshot, action, &mut requests);
         }
-        for (run, kind, args) in sends {
-            if let Some(run) = snapshot.runs.iter().find(|known| known.id == run) {
-                self.source.send(&run.path, &kind, args);
-            }
+        for request in requests {
+            self.source.carry_out(&snapshot, request);
         }
     }
 
@@ -356,11 +470,25 @@ impl Dashboard {
         });
     }
 
-    fn act(&mut self, context: &egui::Context, snapshot: &Snapshot, action: Action, sends: &mut Vec<(String, String, Value)>) {
+    fn act(&mut self, context: &egui::Context, snapshot: &Snapshot, action: Action, requests: &mut Vec<Request>) {
+        // What is the matter of one panel is carried out there.
+        let mut panel = Panel {
+            snapshot: self.source.snapshot(),
+            folders: self.source.folders(),
+            view: &mut self.view,
+            session: &mut self.session,
+            actions: &mut Vec::new(),
+            requests,
+            host: self.source.host(),
+        };
+        if curves::act(&mut panel, action) || table::act(&mut panel, action) || launch::act(&mut panel, action) {
+            return context.request_repaint();
+        }
+
         let selected = self.view.selected.as_ref().and_then(|id| snapshot.runs.iter().find(|run| run.id == *id)).cloned();
         let mut send = |kind: &str, args: Value| {
             if let Some(run) = selected.as_ref().filter(|run| !is_over(run)) {
-                sends.push((run.id.clone(), kind.into(), args));
+                requests.push(Request::Command { run: run.id.clone(), kind: kind.into(), args });
             }
         };
         let zoom_by = |factor: f32| context.set_zoom_factor((context.zoom_factor() * factor).clamp(0.5, 3.0));
@@ -415,7 +543,10 @@ impl Dashboard {
             Action::Smaller => zoom_by(1.0 / 1.1),
             Action::OriginalSize => context.set_zoom_factor(1.0),
             Action::ResetLayout => self.view.tree = default_tree(),
+            Action::Show(pane) => self.view.show_pane(pane),
             Action::Quit => context.send_viewport_cmd(egui::ViewportCommand::Close),
+            // Carried out by its panel, above.
+            _ => {}
         }
         // What an action changed is drawn at once, not with the next move of the mouse.
         context.request_repaint();
@@ -449,16 +580,27 @@ fn bar_frame(ui: &Ui) -> Frame {
     Frame::new().fill(ui.visuals().panel_fill).inner_margin(Margin::symmetric(12, 4))
 }
 
-// Runs on the left, curves in the middle, control over detail on the right.
+// The panels in the middle, behind one another.
+fn is_central(pane: Pane) -> bool {
+    !matches!(pane, Pane::Runs | Pane::Library | Pane::Control | Pane::Detail)
+}
+
+// Runs and library on the left, all views of runs in the middle, control over detail on the right.
 fn default_tree() -> Tree<Pane> {
     let mut tiles = Tiles::default();
-    let [runs, curves, control, detail] = [Pane::Runs, Pane::Curves, Pane::Control, Pane::Detail].map(|pane| tiles.insert_pane(pane));
-    let mut right = Linear::new(LinearDir::Vertical, vec![control, detail]);
-    right.shares.set_share(control, 1.0);
-    right.shares.set_share(detail, 0.9);
-    let right = tiles.insert_new(Tile::Container(Container::Linear(right)));
-    let mut all = Linear::new(LinearDir::Horizontal, vec![runs, curves, right]);
-    for (tile, share) in [(runs, 0.24), (curves, 0.5), (right, 0.26)] {
+    let of = |tiles: &mut Tiles<Pane>, panes: &[Pane]| -> Vec<TileId> { panes.iter().map(|pane| tiles.insert_pane(*pane)).collect() };
+    let left = of(&mut tiles, &[Pane::Runs, Pane::Library]);
+    let left = tiles.insert_tab_tile(left);
+    let central: Vec<Pane> = Pane::ALL.into_iter().filter(|pane| is_central(*pane)).collect();
+    let middle = of(&mut tiles, &central);
+    let middle = tiles.insert_tab_tile(middle);
+    let right = of(&mut tiles, &[Pane::Control, Pane::Detail]);
+    let mut shares = Linear::new(LinearDir::Vertical, right.clone());
+    shares.shares.set_share(right[0], 1.0);
+    shares.shares.set_share(right[1], 0.9);
+    let right = tiles.insert_new(Tile::Container(Container::Linear(shares)));
+    let mut all = Linear::new(LinearDir::Horizontal, vec![left, middle, right]);
+    for (tile, share) in [(left, 0.24), (middle, 0.5), (right, 0.26)] {
         all.shares.set_share(tile, share);
     }
     let root = tiles.insert_new(Tile::Container(Container::Linear(all)));
@@ -476,7 +618,14 @@ impl Behavior<Pane> for Panes<'_> {
             ui.take_available_space();
             match pane {
                 Pane::Runs => runs::show(ui, &mut self.panel),
+                Pane::Library => library::show(ui, &mut self.panel),
                 Pane::Curves => curves::show(ui, &mut self.panel),
+                Pane::Table => table::show(ui, &mut self.panel),
+                Pane::Media => media::show(ui, &mut self.panel),
+                Pane::Sweep => sweep::show(ui, &mut self.panel),
+                Pane::Model => model::show(ui, &mut self.panel),
+                Pane::Profile => profile::show(ui, &mut self.panel),
+                Pane::Launch => launch::show(ui, &mut self.panel),
                 Pane::Control => control::show(ui, &mut self.panel),
                 Pane::Detail => detail::show(ui, &mut self.panel),
             }
@@ -485,13 +634,7 @@ impl Behavior<Pane> for Panes<'_> {
     }
 
     fn tab_title_for_pane(&mut self, pane: &Pane) -> WidgetText {
-        let title = match pane {
-            Pane::Runs => "Runs",
-            Pane::Curves => "Curves",
-            Pane::Control => "Control",
-            Pane::Detail => "Detail",
-        };
-        RichText::new(title).size(12.5).into()
+        RichText::new(pane.title()).size(12.5).into()
     }
 
     fn simplification_options(&self) -> SimplificationOptions {

@@ -1,9 +1,32 @@
 //! Where the window's snapshots come from, and where its commands go.
 
-use crate::data::{Library, SentState, Snapshot};
+use crate::data::{Host, Library, SentState, Snapshot};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Something that is to be done to a run, by its id; carried out at the end of a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// A row in its table of commands.
+    Command {
+        /// The run.
+        run: String,
+        /// `pause`, `set`, ...
+        kind: String,
+        /// Arguments.
+        args: Value,
+    },
+    /// A mark of people.
+    Label {
+        /// The run.
+        run: String,
+        /// `name`, `note`, `tags`, `colour`, `pinned`, `archived`.
+        key: String,
+        /// Without one the mark is taken away.
+        value: Option<String>,
+    },
+}
 
 /// Runs folders, followed or read once.
 #[derive(Clone)]
@@ -14,6 +37,8 @@ pub enum Source {
         library: Arc<Library>,
         /// What it follows.
         folders: Vec<PathBuf>,
+        /// Lists, checks and launches there.
+        host: Option<Arc<dyn Host>>,
     },
     /// Read when it was made and, where there are folders, after each command, on the thread that asks: for tests, where nothing may change by itself.
     Still {
@@ -23,23 +48,40 @@ pub enum Source {
         snapshot: Arc<Snapshot>,
         /// What could not be sent.
         failures: Vec<String>,
+        /// Lists, checks and launches there.
+        host: Option<Arc<dyn Host>>,
     },
 }
 
 impl Source {
     /// Follows these folders.
     pub fn live(folders: &[PathBuf]) -> Source {
-        Source::Live { library: Arc::new(Library::open(folders)), folders: folders.to_vec() }
+        Source::Live { library: Arc::new(Library::open(folders)), folders: folders.to_vec(), host: None }
+    }
+
+    /// The same, with a program that lists, checks and launches.
+    pub fn with_host(mut self, new: Arc<dyn Host>) -> Source {
+        match &mut self {
+            Source::Live { host, .. } | Source::Still { host, .. } => *host = Some(new),
+        }
+        self
+    }
+
+    /// The program that lists, checks and launches, where there is one.
+    pub fn host(&self) -> Option<Arc<dyn Host>> {
+        match self {
+            Source::Live { host, .. } | Source::Still { host, .. } => host.clone(),
+        }
     }
 
     /// These folders as they are now.
     pub fn still(folders: &[PathBuf]) -> Source {
-        Source::Still { folders: folders.to_vec(), snapshot: Arc::new(Snapshot::read(folders)), failures: Vec::new() }
+        Source::Still { folders: folders.to_vec(), snapshot: Arc::new(Snapshot::read(folders)), failures: Vec::new(), host: None }
     }
 
     /// A snapshot made elsewhere.
     pub fn of(snapshot: Snapshot) -> Source {
-        Source::Still { folders: Vec::new(), snapshot: Arc::new(snapshot), failures: Vec::new() }
+        Source::Still { folders: Vec::new(), snapshot: Arc::new(snapshot), failures: Vec::new(), host: None }
     }
 
     /// The newest snapshot.
@@ -64,20 +106,50 @@ impl Source {
         }
     }
 
-    /// Sends a command to the run in folder `run`.
-    pub fn send(&mut self, run: &Path, kind: &str, args: Value) {
+    /// Does what was asked of a run of `snapshot`.
+    pub fn carry_out(&mut self, snapshot: &Snapshot, request: Request) {
+        let path_of = |id: &str| snapshot.runs.iter().find(|run| run.id == id).map(|run| run.path.clone());
+        match request {
+            Request::Command { run, kind, args } => {
+                if let Some(path) = path_of(&run) {
+                    self.send(&path, &kind, args);
+                }
+            }
+            Request::Label { run, key, value } => {
+                if let Some(path) = path_of(&run) {
+                    self.set_label(&path, &key, value.as_deref());
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, run: &Path, kind: &str, args: Value) {
         match self {
             Source::Live { library, .. } => {
                 library.send(run, kind, args);
             }
-            Source::Still { folders, snapshot, failures } => {
-                if let Err(error) = solstice_store::send_command(run, "window", kind, &args) {
-                    failures.push(error.to_string());
-                }
-                if !folders.is_empty() {
-                    *snapshot = Arc::new(Snapshot::read(folders));
-                }
+            Source::Still { .. } => self.settle(solstice_store::send_command(run, "window", kind, &args).map(|_| ())),
+        }
+    }
+
+    fn set_label(&mut self, run: &Path, key: &str, value: Option<&str>) {
+        match self {
+            Source::Live { library, .. } => {
+                library.set_label(run, key, value);
             }
+            Source::Still { .. } => self.settle(match value {
+                Some(value) => solstice_store::set_label(run, key, value),
+                None => solstice_store::forget_label(run, key),
+            }),
+        }
+    }
+
+    // A still source is read again after each change.
+    fn settle(&mut self, outcome: Result<(), solstice_store::StoreError>) {
+        let Source::Still { folders, snapshot, failures, .. } = self else { return };
+        failures.extend(outcome.err().map(|error| error.to_string()));
+        if !folders.is_empty() {
+            *snapshot = Arc::new(Snapshot::read(folders));
         }
     }
 
