@@ -35,7 +35,7 @@ fn main() {
     // clap ends the process with 2 (`exit::USAGE`) for a wrong command line.
     let command = match Cli::parse().command {
         Some(command) => command,
-        None if solstice_dashboard::gui::has_display() => Command::Dashboard(DashboardArgs::default()),
+        None if commands::dashboard::has_display() => Command::Dashboard(DashboardArgs::default()),
         None => {
             eprint!("{}", Cli::command().render_help());
             std::process::exit(exit::USAGE);

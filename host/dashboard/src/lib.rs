@@ -3,4 +3,5 @@
 //! Read next: `data/mod.rs`, then `gui/mod.rs`.
 
 pub mod data;
+#[cfg(feature = "window")]
 pub mod gui;
