@@ -107,9 +107,7 @@ impl RunReader {
 
     /// Histograms of this name after row `id`.
     pub fn histograms(&self, name: &str, id: i64) -> Result<Vec<Logged<Histogram>>> {
-        self.logged("histograms", "edges, counts, not_finite", name, id, |row| {
-            Ok(Histogram { edges: numbers_column(row, 4)?, counts: json_column(row, 5)?, not_finite: unsigned(row.get(6)?) })
-        })
+        self.logged("histograms", "edges, counts, not_finite", name, id, histogram_from_row)
     }
 
     /// Pictures of this name after row `id`, without their data: [`RunReader::image`] reads one.
@@ -119,11 +117,41 @@ impl RunReader {
 
     /// One picture with its data.
     pub fn image(&self, id: i64) -> Result<Option<Logged<Image>>> {
-        let mut rows =
-            self.rows("SELECT id, step, epoch, time, format, width, height, caption, data FROM images WHERE id = ?1", [id], |row| {
-                logged_from_row(row, image_from_row)
-            })?;
-        Ok(rows.pop())
+        self.one("images", "format, width, height, caption, data", id, image_from_row)
+    }
+
+    /// Where and when rows of this name and kind were logged, after row `id`, without what was logged: a listing costs the same for small and for
+    /// large rows. Scalars have none.
+    pub fn places(&self, kind: MetricKind, name: &str, id: i64) -> Result<Vec<Logged<()>>> {
+        let table = match kind {
+            MetricKind::Scalar => return Ok(Vec::new()),
+            MetricKind::Histogram => "histograms",
+            MetricKind::Image => "images",
+            MetricKind::Text => "texts",
+            MetricKind::Table => "tables",
+            MetricKind::Matrix => "matrices",
+        };
+        self.logged(table, "NULL", name, id, |_| Ok(()))
+    }
+
+    /// One histogram.
+    pub fn histogram(&self, id: i64) -> Result<Option<Logged<Histogram>>> {
+        self.one("histograms", "edges, counts, not_finite", id, histogram_from_row)
+    }
+
+    /// One text.
+    pub fn text(&self, id: i64) -> Result<Option<Logged<String>>> {
+        self.one("texts", "text", id, |row| row.get(4))
+    }
+
+    /// One table.
+    pub fn table(&self, id: i64) -> Result<Option<Logged<Table>>> {
+        self.one("tables", "columns, rows", id, table_from_row)
+    }
+
+    /// One matrix.
+    pub fn matrix(&self, id: i64) -> Result<Option<Logged<Matrix>>> {
+        self.one("matrices", "row_labels, column_labels, cells", id, matrix_from_row)
     }
 
     /// Texts of this name after row `id`.
@@ -133,14 +161,12 @@ impl RunReader {
 
     /// Tables of this name after row `id`.
     pub fn tables(&self, name: &str, id: i64) -> Result<Vec<Logged<Table>>> {
-        self.logged("tables", "columns, rows", name, id, |row| Ok(Table { columns: json_column(row, 4)?, rows: json_column(row, 5)? }))
+        self.logged("tables", "columns, rows", name, id, table_from_row)
     }
 
     /// Matrices of this name after row `id`.
     pub fn matrices(&self, name: &str, id: i64) -> Result<Vec<Logged<Matrix>>> {
-        self.logged("matrices", "row_labels, column_labels, cells", name, id, |row| {
-            Ok(Matrix { row_labels: json_column(row, 4)?, column_labels: json_column(row, 5)?, cells: numbers_column(row, 6)? })
-        })
+        self.logged("matrices", "row_labels, column_labels, cells", name, id, matrix_from_row)
     }
 
     /// Events after row `id`.
@@ -305,6 +331,12 @@ impl RunReader {
             rusqlite::params![name, kind.name(), id],
             |row| logged_from_row(row, item),
         )
+    }
+
+    /// One row of such a table; `None` when a rewind took it back.
+    fn one<T>(&self, table: &str, columns: &str, id: i64, item: fn(&Row) -> rusqlite::Result<T>) -> Result<Option<Logged<T>>> {
+        let sql = format!("SELECT id, step, epoch, time, {columns} FROM {table} WHERE id = ?1");
+        Ok(self.rows(&sql, [id], |row| logged_from_row(row, item))?.pop())
     }
 }
 
@@ -525,6 +557,18 @@ fn logged_from_row<T>(row: &Row, item: impl Fn(&Row) -> rusqlite::Result<T>) -> 
 
 fn image_from_row(row: &Row) -> rusqlite::Result<Image> {
     Ok(Image { format: row.get(4)?, width: row.get(5)?, height: row.get(6)?, caption: row.get(7)?, data: row.get(8)? })
+}
+
+fn histogram_from_row(row: &Row) -> rusqlite::Result<Histogram> {
+    Ok(Histogram { edges: numbers_column(row, 4)?, counts: json_column(row, 5)?, not_finite: unsigned(row.get(6)?) })
+}
+
+fn table_from_row(row: &Row) -> rusqlite::Result<Table> {
+    Ok(Table { columns: json_column(row, 4)?, rows: json_column(row, 5)? })
+}
+
+fn matrix_from_row(row: &Row) -> rusqlite::Result<Matrix> {
+    Ok(Matrix { row_labels: json_column(row, 4)?, column_labels: json_column(row, 5)?, cells: numbers_column(row, 6)? })
 }
 
 /// SQLite keeps NaN as NULL.

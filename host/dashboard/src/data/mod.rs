@@ -8,10 +8,14 @@
 
 mod host;
 mod library;
+#[cfg(feature = "window")]
+mod media;
 mod run;
 mod series;
 
 pub use host::{Answer, Host, LocalHost};
 pub use library::{LABEL, Library, SentCommand, SentState, Snapshot};
+#[cfg(feature = "window")]
+pub use media::{Item, Listing, Media, MediaKey, MediaReader, MediaRow, Picture, SIDE_MAX, Saved, Want, picture};
 pub use run::{Run, RunData};
 pub use series::{Column, Point, Series, XAxis};

@@ -377,6 +377,8 @@ impl Dashboard {
         source.on_change(move || waker.request_repaint());
         let mut session = Session::default();
         session.control.steps = 1;
+        let waker = context.clone();
+        session.media.reader = Some(Arc::new(source.media(move || waker.request_repaint())));
         Dashboard { source, view, session, palette: CommandPalette::default(), keys_open: false, seen: None }
     }
 

@@ -1,6 +1,6 @@
 //! Where the window's snapshots come from, and where its commands go.
 
-use crate::data::{Host, Library, SentState, Snapshot};
+use crate::data::{Host, Library, MediaReader, SentState, Snapshot};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -103,6 +103,14 @@ impl Source {
     pub fn on_change(&self, wake: impl Fn() + Send + Sync + 'static) {
         if let Source::Live { library, .. } = self {
             library.on_change(Box::new(wake));
+        }
+    }
+
+    /// What reads media: on a thread that calls `wake` where the source is live, else where it is asked for.
+    pub fn media(&self, wake: impl Fn() + Send + Sync + 'static) -> MediaReader {
+        match self {
+            Source::Live { .. } => MediaReader::live(wake),
+            Source::Still { .. } => MediaReader::still(),
         }
     }
 

@@ -238,6 +238,62 @@ pub fn event_mark(painter: &Painter, center: Pos2, kind: &str, color: Color32) {
     }
 }
 
+/// The tint under which a picture keeps its colours.
+pub const UNTINTED: Color32 = Color32::WHITE;
+
+// Ten steps of viridis, by Smith and van der Walt for matplotlib, 2015.
+const VIRIDIS: [Color32; 11] = [
+    rgb(0x440154),
+    rgb(0x482475),
+    rgb(0x414487),
+    rgb(0x355f8d),
+    rgb(0x2a788e),
+    rgb(0x21918c),
+    rgb(0x22a884),
+    rgb(0x44bf70),
+    rgb(0x7ad151),
+    rgb(0xbddf26),
+    rgb(0xfde725),
+];
+// RdBu of eleven classes, from its blue to its red end, after Brewer, "ColorBrewer", 2002.
+const BLUE_TO_RED: [Color32; 11] = [
+    rgb(0x053061),
+    rgb(0x2166ac),
+    rgb(0x4393c3),
+    rgb(0x92c5de),
+    rgb(0xd1e5f0),
+    rgb(0xf7f7f7),
+    rgb(0xfddbc7),
+    rgb(0xf4a582),
+    rgb(0xd6604d),
+    rgb(0xb2182b),
+    rgb(0x67001f),
+];
+
+/// The colour of an amount from 0 to 1: brighter is more, also without hue.
+pub fn viridis(t: f32) -> Color32 {
+    ramp(&VIRIDIS, t)
+}
+
+/// The colour of a signed amount from -1 to 1: blue is negative, red is positive, the middle is light.
+pub fn diverging(t: f32) -> Color32 {
+    ramp(&BLUE_TO_RED, 0.5 + 0.5 * t)
+}
+
+fn ramp(anchors: &[Color32], t: f32) -> Color32 {
+    let place = if t.is_nan() { 0.0 } else { t.clamp(0.0, 1.0) } * (anchors.len() - 1) as f32;
+    let index = (place as usize).min(anchors.len() - 2);
+    anchors[index].lerp_to_gamma(anchors[index + 1], place - index as f32)
+}
+
+/// Black or white, whichever can be read on `ground`.
+pub fn text_on(ground: Color32) -> Color32 {
+    let linear = egui::Rgba::from(ground);
+    let luminance = 0.2126 * linear.r() + 0.7152 * linear.g() + 0.0722 * linear.b();
+    // Where contrast to black and to white is the same: (l + 0.05)^2 = 0.05 * 1.05, after WCAG 2.2.
+    if luminance > 0.179 { Color32::BLACK } else { Color32::WHITE }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,6 +321,21 @@ mod tests {
             // Curves are no text: WCAG 2.2, 1.4.11 wants 3:1 of graphics.
             for color in palette.series {
                 assert!(contrast(color, palette.background) >= 3.0, "{color:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn ramps_meet_their_anchors_and_text_can_be_read_on_them() {
+        assert_eq!((viridis(0.0), viridis(0.5), viridis(1.0)), (rgb(0x440154), rgb(0x21918c), rgb(0xfde725)));
+        assert_eq!((viridis(-1.0), viridis(f32::NAN), viridis(7.0)), (rgb(0x440154), rgb(0x440154), rgb(0xfde725)));
+        assert_eq!((diverging(-1.0), diverging(0.0), diverging(1.0)), (rgb(0x053061), rgb(0xf7f7f7), rgb(0x67001f)));
+        let brightness = |color: Color32| contrast(color, Color32::BLACK);
+        for step in 0..=100 {
+            let t = step as f32 / 100.0;
+            assert!(step == 0 || brightness(viridis(t)) >= brightness(viridis(t - 0.01)), "viridis gets darker at {t}");
+            for ground in [viridis(t), diverging(2.0 * t - 1.0)] {
+                assert!(contrast(text_on(ground), ground) >= 4.5, "{ground:?}");
             }
         }
     }
