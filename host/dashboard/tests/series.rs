@@ -1,6 +1,6 @@
 //! A view of a series against a scan of the points that were pushed, at every size where the pyramid changes shape.
 
-use solstice_dashboard::data::{Column, Series, XAxis};
+use solstice_dashboard::data::{Column, Detail, Series, XAxis};
 use solstice_store::{At, Scalar};
 
 /// SplitMix64, after Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014.
@@ -36,6 +36,7 @@ fn random_rows(random: &mut Random, count: usize) -> Vec<Scalar> {
         let value = match random.below(50) {
             0 => f64::NAN,
             1 => f64::INFINITY,
+            2 => -f64::from(random.unit() as f32),
             _ => f64::from(random.unit() as f32),
         };
         rows.push(Scalar { id: id as i64, metric_id: 1, at: At { step, epoch: samples as f64 / 6400.0, samples }, time, value });
@@ -81,6 +82,7 @@ fn scanned(series: &Series, rows: &[Scalar], axis: XAxis, edges: &[f64]) -> Vec<
                 mean,
                 smoothed: mean,
                 count: values.len() as u32,
+                not_positive: values.iter().filter(|value| **value <= 0.0).count() as u32,
                 bad,
                 has_gap: bad > 0,
             },
@@ -95,7 +97,7 @@ fn assert_same(found: &[Column], wanted: &[(usize, Column)], what: &str) {
     for (a, (_, b)) in found.iter().zip(wanted) {
         let exact = [(a.min, b.min), (a.max, b.max), (a.first, b.first), (a.last, b.last), (a.x_first, b.x_first), (a.x_last, b.x_last)];
         assert!(exact.iter().all(|&(a, b)| same(a, b)), "{what}: {a:?} is not {b:?}");
-        assert_eq!((a.count, a.bad, a.has_gap), (b.count, b.bad, b.has_gap), "{what}");
+        assert_eq!((a.count, a.not_positive, a.bad, a.has_gap), (b.count, b.not_positive, b.bad, b.has_gap), "{what}");
         // Sums of up to 1e5 values below 1 in another order: some 1e5 * 2^-53 relative.
         assert!(same(a.mean, b.mean) || (a.mean - b.mean).abs() < 1e-10, "{what}: mean {} is not {}", a.mean, b.mean);
     }
@@ -251,4 +253,39 @@ fn a_clone_does_not_change_with_the_original() {
     series.push(&row(3000, 1.7e9, 9.0));
     series.rewind(10);
     assert_eq!((before.len(), before.last().unwrap().step, before.y_range()), (3000, 2999, Some((1.0, 1.0))));
+}
+
+#[test]
+fn a_quick_view_loses_no_point_and_moves_none_further_than_a_quarter_of_a_column() {
+    let mut random = Random(23);
+    for count in [100usize, 5000, 60_000, 700_000, 2_300_000] {
+        let rows = random_rows(&mut random, count);
+        let series = series_of(&rows);
+        let (first, last) = series.x_range(XAxis::Step).unwrap();
+        let edges: Vec<f64> = (0..=100).map(|index| first + (last - first) * f64::from(index) / 100.0).collect();
+        let quick = series.view_edges(XAxis::Step, &edges, 0.0, Detail::Quick);
+        let exact = series.view_edges(XAxis::Step, &edges, 0.0, Detail::Exact);
+        let total = |columns: &[Column]| columns.iter().map(|column| u64::from(column.count + column.bad)).sum::<u64>();
+        assert_eq!((total(&quick), total(&exact)), (count as u64, count as u64));
+        let extremes = |columns: &[Column]| {
+            let bounds = |range: (f64, f64), column: &Column| (range.0.min(column.min), range.1.max(column.max));
+            columns.iter().fold((f64::INFINITY, f64::NEG_INFINITY), bounds)
+        };
+        assert_eq!(extremes(&quick), extremes(&exact));
+        // Steps are 1.5 apart in the mean but not evenly so: a little more than a quarter.
+        let width = (last - first) / 100.0;
+        for (a, b) in quick.iter().zip(&exact) {
+            assert!((a.x_first - b.x_first).abs() < 0.27 * width + 4.0, "{count}: {} and {}", a.x_first, b.x_first);
+        }
+    }
+}
+
+#[test]
+fn points_of_a_range_and_those_that_a_logarithmic_axis_has_no_place_for() {
+    let series = series_of(&[row(0, 1.7e9, 1.0), row(1, 1.7e9, -2.0), row(5, 1.7e9, 0.0), row(9, 1.7e9, 4.0)]);
+    assert_eq!(series.points_between(XAxis::Step, (1.0, 5.0)).map(|point| point.step).collect::<Vec<_>>(), [1, 5]);
+    assert_eq!(series.points_between(XAxis::Step, (10.0, 50.0)).count(), 0);
+    assert_eq!(series.not_positive_x(XAxis::Step), 1);
+    let columns = series.view(XAxis::Step, (0.0, 9.0), 1);
+    assert_eq!((columns[0].count, columns[0].not_positive), (4, 2));
 }

@@ -18,4 +18,4 @@ pub use library::{LABEL, Library, SentCommand, SentState, Snapshot};
 #[cfg(feature = "window")]
 pub use media::{Item, Listing, Media, MediaKey, MediaReader, MediaRow, Picture, SIDE_MAX, Saved, Want, picture};
 pub use run::{Run, RunData};
-pub use series::{Column, Point, Series, XAxis};
+pub use series::{Column, Detail, Point, Series, XAxis};

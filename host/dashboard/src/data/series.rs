@@ -70,6 +70,28 @@ pub struct Point {
     pub value: f64,
 }
 
+impl Point {
+    /// Where it stands on an axis of a run that began at `origin`.
+    pub fn x(&self, axis: XAxis, origin: f64) -> f64 {
+        match axis {
+            XAxis::Step => self.step as f64,
+            XAxis::Epoch => self.epoch,
+            XAxis::Samples => self.samples,
+            XAxis::Relative => self.time - origin,
+            XAxis::Wall => self.time,
+        }
+    }
+}
+
+/// How close the columns of a view come to their edges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Each point is in its column.
+    Exact,
+    /// A point may be in the neighbouring column when it is within a quarter of a column from the edge: for a range that moves. No point is lost.
+    Quick,
+}
+
 /// What a view shows of the points between two x.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Column {
@@ -93,6 +115,8 @@ pub struct Column {
     pub smoothed: f64,
     /// How many finite values.
     pub count: u32,
+    /// How many of them have no place on a logarithmic axis: zero and below.
+    pub not_positive: u32,
     /// How many NaN and infinities: the line breaks here, and a mark belongs here.
     pub bad: u32,
     /// Some point is NaN or infinite.
@@ -108,12 +132,13 @@ struct Bucket {
     last: f32,
     sum: f64,
     count: u32,
+    not_positive: u32,
     bad: u32,
 }
 
 impl Bucket {
     const EMPTY: Bucket =
-        Bucket { min: f32::INFINITY, max: f32::NEG_INFINITY, first: f32::NAN, last: f32::NAN, sum: 0.0, count: 0, bad: 0 };
+        Bucket { min: f32::INFINITY, max: f32::NEG_INFINITY, first: f32::NAN, last: f32::NAN, sum: 0.0, count: 0, not_positive: 0, bad: 0 };
 
     fn add_value(&mut self, value: f32) {
         if !value.is_finite() {
@@ -128,6 +153,7 @@ impl Bucket {
         self.last = value;
         self.sum += f64::from(value);
         self.count += 1;
+        self.not_positive += u32::from(value <= 0.0);
     }
 
     fn add(&mut self, next: &Bucket) {
@@ -143,6 +169,7 @@ impl Bucket {
         self.last = next.last;
         self.sum += next.sum;
         self.count += next.count;
+        self.not_positive += next.not_positive;
     }
 }
 
@@ -360,12 +387,35 @@ impl Block {
     }
 }
 
+/// Where a block begins: all heads together are small enough to stay near the processor while blocks are not.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    step: u64,
+    epoch: f64,
+    samples: f64,
+    time: f64,
+}
+
+impl Head {
+    fn x(&self, axis: XAxis, origin: f64) -> f64 {
+        match axis {
+            XAxis::Step => self.step as f64,
+            XAxis::Epoch => self.epoch,
+            XAxis::Samples => self.samples,
+            XAxis::Relative => self.time - origin,
+            XAxis::Wall => self.time,
+        }
+    }
+}
+
 /// Every point of one scalar metric of one run. Cloning shares all full blocks.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
     /// When the run began: the zero of [`XAxis::Relative`].
     origin: f64,
     blocks: Vec<Arc<Block>>,
+    /// The first point of each block.
+    heads: Vec<Head>,
     /// Level 0: a bucket for each full block; level n: one for each 16 full ones of level n - 1.
     levels: Vec<Vec<Bucket>>,
     len: usize,
@@ -394,6 +444,7 @@ impl Series {
         let value = if row.value.is_finite() { row.value.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32 } else { row.value as f32 };
         if self.len.is_multiple_of(BLOCK) {
             self.blocks.push(Arc::new(Block::new(step, epoch, samples, time)));
+            self.heads.push(Head { step, epoch, samples, time });
         }
         let tail = self.blocks.len() - 1;
         let block = Arc::make_mut(&mut self.blocks[tail]);
@@ -432,6 +483,7 @@ impl Series {
         }
         self.len = keep;
         self.blocks.truncate(keep.div_ceil(BLOCK));
+        self.heads.truncate(keep.div_ceil(BLOCK));
         if !keep.is_multiple_of(BLOCK) {
             let tail = self.blocks.len() - 1;
             Arc::make_mut(&mut self.blocks[tail]).truncate(keep % BLOCK);
@@ -493,6 +545,9 @@ impl Series {
 
     /// x of point `index`.
     pub fn x(&self, axis: XAxis, index: usize) -> f64 {
+        if index.is_multiple_of(BLOCK) {
+            return self.heads[index / BLOCK].x(axis, self.origin);
+        }
         self.blocks[index / BLOCK].x(axis, index % BLOCK, self.origin)
     }
 
@@ -543,51 +598,38 @@ impl Series {
     ///
     /// Cost: some hundred reads a column, however many points it holds.
     pub fn view(&self, axis: XAxis, range: (f64, f64), columns: usize) -> Vec<Column> {
-        let (from, to) = range;
-        let width = to - from;
-        if self.len == 0 || columns == 0 || !width.is_finite() || width < 0.0 {
-            return Vec::new();
-        }
-        let edge = |index: usize| from + width * (index as f64 / columns as f64);
-        self.view_between(axis, (0..columns).map(edge).chain([to]))
+        self.view_between(axis, even_edges(range, columns))
     }
 
     /// The same between any ascending edges, such as those of a logarithmic axis: a column holds `edge <= x < next edge`, the last one its end too.
     pub fn view_between(&self, axis: XAxis, edges: impl IntoIterator<Item = f64>) -> Vec<Column> {
-        let mut edges = edges.into_iter().peekable();
-        let mut columns = Vec::new();
-        let Some(first) = edges.next() else { return columns };
-        let mut from = self.index_at(axis, first);
-        while let Some(edge) = edges.next() {
-            if from == self.len {
-                break;
-            }
-            let is_last = edges.peek().is_none();
-            // Beyond one column nothing is searched for when the next point is.
-            if !is_last && self.x(axis, from) >= edge {
-                continue;
-            }
-            let to = if is_last { self.index_after(axis, edge) } else { self.index_at(axis, edge) };
-            if to > from {
-                columns.push(self.column(axis, from, to));
-                from = to;
-            }
-        }
-        columns
+        let edges: Vec<f64> = edges.into_iter().collect();
+        self.view_edges(axis, &edges, 0.0, Detail::Exact)
     }
 
     /// [`Series::view`] with `smoothed` filled in: an exponential mean of half-life `half_life`, in units of the axis, of what lies before each
     /// column, without the bias towards the first value. It weighs points by their distance along x and not by how often they were logged, and
     /// begins before the view, so that it does not change with the zoom.
     pub fn view_smoothed(&self, axis: XAxis, range: (f64, f64), columns: usize, half_life: f64) -> Vec<Column> {
-        let mut view = self.view(axis, range, columns);
+        self.view_edges(axis, &even_edges(range, columns), half_life, Detail::Exact)
+    }
+
+    /// [`Series::view_between`], smoothed where `half_life` is above 0, as closely as `detail` says.
+    pub fn view_edges(&self, axis: XAxis, edges: &[f64], half_life: f64, detail: Detail) -> Vec<Column> {
+        let (Some(&first), Some(&last)) = (edges.first(), edges.last()) else { return Vec::new() };
+        if self.len == 0 || !first.is_finite() || !last.is_finite() || last < first {
+            return Vec::new();
+        }
+        let begin = self.index_at(axis, first);
+        let mut view = self.columns_from(axis, edges, begin, detail);
         if half_life > 0.0 && half_life.is_finite() && !view.is_empty() {
-            let before = self.index_at(axis, range.0);
             let mut mean = Smoother::new(half_life);
-            if before > 0 {
-                let from = (range.0 - WARM_UP_HALF_LIVES * half_life).max(self.x(axis, 0));
-                let to = self.x(axis, before - 1);
-                for column in self.view(axis, (from, to), 64 * WARM_UP_HALF_LIVES as usize) {
+            if begin > 0 {
+                let (start, end) = (self.x(axis, 0), self.x(axis, begin - 1));
+                let edges: Vec<f64> =
+                    warm_up_edges().map(|half_lives| (first - half_lives * half_life).clamp(start, end)).chain([end]).collect();
+                let from = self.index_at(axis, edges[0]);
+                for column in self.columns_from(axis, &edges, from, Detail::Quick) {
                     mean.add(&column);
                 }
             }
@@ -598,19 +640,97 @@ impl Series {
         view
     }
 
+    /// Columns between edges of which the first is at point `begin`.
+    fn columns_from(&self, axis: XAxis, edges: &[f64], begin: usize, detail: Detail) -> Vec<Column> {
+        let mut columns = Vec::with_capacity(edges.len());
+        let Some(last_edge) = edges.len().checked_sub(1) else { return columns };
+        let end = self.index_after(axis, edges[last_edge]);
+        let points_each = end.saturating_sub(begin) / last_edge.max(1);
+        let mut from = begin;
+        for (index, &edge) in edges.iter().enumerate().skip(1) {
+            if from >= end {
+                break;
+            }
+            // Beyond one column nothing is searched for when the next point is.
+            if index < last_edge && self.x(axis, from) >= edge {
+                continue;
+            }
+            let guess = from + points_each;
+            let to = match detail {
+                _ if index == last_edge => end,
+                // Whole blocks, by their heads alone.
+                Detail::Quick if points_each >= 2 * BLOCK => {
+                    let block = self.block_near(axis, edge, guess);
+                    let is_nearer = |block: usize| {
+                        block < self.heads.len()
+                            && self.heads[block].x(axis, self.origin) - edge < edge - self.heads[block - 1].x(axis, self.origin)
+                    };
+                    let block = if block > 0 && !is_nearer(block) { block - 1 } else { block };
+                    (block * BLOCK).clamp(from, end)
+                }
+                Detail::Quick if points_each >= 8 * FAN => {
+                    let to = self.index_near(axis, edge, guess);
+                    ((to + FAN / 2) / FAN * FAN).clamp(from, end)
+                }
+                _ => self.index_near(axis, edge, guess).clamp(from, end),
+            };
+            if to > from {
+                columns.push(self.column(axis, from, to, detail));
+                from = to;
+            }
+        }
+        columns
+    }
+
+    /// The first block that does not begin before `x`, looked for around point `guess`.
+    fn block_near(&self, axis: XAxis, x: f64, guess: usize) -> usize {
+        gallop(self.heads.len(), guess / BLOCK + 1, |block| self.heads[block].x(axis, self.origin) < x)
+    }
+
+    /// The first point at or after `x`, looked for around point `guess`. Reads one block.
+    fn index_near(&self, axis: XAxis, x: f64, guess: usize) -> usize {
+        let next = self.block_near(axis, x, guess);
+        let Some(block_index) = next.checked_sub(1) else { return 0 };
+        let block = &self.blocks[block_index];
+        let begin = self.heads[block_index].x(axis, self.origin);
+        // Points are about evenly spaced within a block.
+        let part = match self.heads.get(next) {
+            Some(head) => (x - begin) / (head.x(axis, self.origin) - begin),
+            None => guess.saturating_sub(block_index * BLOCK) as f64 / BLOCK as f64,
+        };
+        let guess = (part.clamp(0.0, 1.0) * BLOCK as f64) as usize;
+        block_index * BLOCK + gallop(block.len(), guess, |index| block.x(axis, index, self.origin) < x)
+    }
+
+    /// The points of a closed range, decoded.
+    pub fn points_between(&self, axis: XAxis, range: (f64, f64)) -> impl Iterator<Item = Point> + '_ {
+        let (from, to) = (self.index_at(axis, range.0), self.index_after(axis, range.1));
+        (from..to.max(from)).map(|index| self.point(index))
+    }
+
+    /// How many points of the closed range stand at zero or before: they have no place on a logarithmic x axis.
+    pub fn not_positive_x(&self, axis: XAxis) -> usize {
+        self.index_after(axis, 0.0)
+    }
+
     /// Bytes of memory that the points and the pyramid take.
     pub fn bytes(&self) -> usize {
         let levels: usize = self.levels.iter().map(|level| level.capacity() * size_of::<Bucket>()).sum();
         size_of::<Series>()
-            + self.blocks.capacity() * size_of::<Arc<Block>>()
+            + self.blocks.capacity() * (size_of::<Arc<Block>>() + size_of::<Head>())
             + self.blocks.iter().map(|block| block.bytes()).sum::<usize>()
             + levels
     }
 
-    fn column(&self, axis: XAxis, from: usize, to: usize) -> Column {
+    fn column(&self, axis: XAxis, from: usize, to: usize, detail: Detail) -> Column {
         let mut all = Bucket::EMPTY;
         self.fold(from, to, &mut all);
-        let (x_first, x_last) = (self.x(axis, from), self.x(axis, to - 1));
+        let x_first = self.x(axis, from);
+        let x_last = match detail {
+            // The point after, whose block is not read.
+            Detail::Quick if to.is_multiple_of(BLOCK) && to < self.len => self.x(axis, to),
+            _ => self.x(axis, to - 1),
+        };
         let or_nan = |value: f32| if all.count > 0 { f64::from(value) } else { f64::NAN };
         let mean = if all.count > 0 { all.sum / f64::from(all.count) } else { f64::NAN };
         Column {
@@ -624,6 +744,7 @@ impl Series {
             mean,
             smoothed: mean,
             count: all.count,
+            not_positive: all.not_positive,
             bad: all.bad,
             has_gap: all.bad > 0,
         }
@@ -674,17 +795,63 @@ impl Series {
     fn index_by(&self, is: impl Fn(&Block, usize) -> bool) -> usize {
         let block_index = self.blocks.partition_point(|block| !is(block, block.len() - 1));
         let Some(block) = self.blocks.get(block_index) else { return self.len };
-        let (mut low, mut high) = (0, block.len() - 1);
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            if is(block, middle) {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        block_index * BLOCK + low
+        block_index * BLOCK + gallop(block.len(), block.len() / 2, |index| !is(block, index))
     }
+}
+
+/// The first of `0..len` for which `is_before` does not hold; it holds for all before that one. Looks around `guess` first.
+fn gallop(len: usize, guess: usize, is_before: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, len);
+    let mut stride = 1;
+    let guess = guess.min(len);
+    if guess < len && is_before(guess) {
+        low = guess + 1;
+        while low + stride < len {
+            if !is_before(low + stride) {
+                high = low + stride;
+                break;
+            }
+            low += stride + 1;
+            stride *= 4;
+        }
+    } else {
+        high = guess;
+        while high > 0 {
+            let at = high.saturating_sub(stride);
+            if is_before(at) {
+                low = at + 1;
+                break;
+            }
+            high = at;
+            stride *= 4;
+        }
+    }
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        if is_before(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
+/// `columns` columns of equal width over a closed range.
+fn even_edges((from, to): (f64, f64), columns: usize) -> Vec<f64> {
+    let width = to - from;
+    if columns == 0 || !width.is_finite() || width < 0.0 {
+        return Vec::new();
+    }
+    (0..columns).map(|index| from + width * (index as f64 / columns as f64)).chain([to]).collect()
+}
+
+/// Edges of the columns before a smoothed view, in half-lives before it: fine near it, coarser where little weight is left. A column a sixteenth of a
+/// half-life wide, taken as one point in its middle, weighs wrong by (ln 2 / 16)^2 / 24, a ten-thousandth.
+fn warm_up_edges() -> impl Iterator<Item = f64> {
+    let coarse = (0..32).map(|index| WARM_UP_HALF_LIVES - f64::from(index) * 0.25);
+    let fine = (0..32).map(|index| 2.0 - f64::from(index) / 16.0);
+    coarse.chain(fine)
 }
 
 /// An exponential mean along x, without the bias of a first value: with weight `n` so far,

@@ -24,3 +24,6 @@ pub fn show(ui: &mut Ui, _panel: &mut Panel) {
 pub fn act(_panel: &mut Panel, _action: Action) -> bool {
     false
 }
+
+/// Opens the form for a fork of a run, from a step of it or from where it is.
+pub fn fork(_panel: &mut Panel, _run: &crate::data::Run, _step: Option<u64>) {}

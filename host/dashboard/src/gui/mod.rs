@@ -48,7 +48,7 @@ pub enum Pane {
     Runs,
     /// `library.rs`: what the plugins offer, and the recipes.
     Library,
-    /// `curves.rs`: scalars.
+    /// `curves/`: scalars.
     Curves,
     /// `table.rs`: runs in rows, settings and metrics in columns.
     Table,

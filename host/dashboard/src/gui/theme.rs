@@ -212,7 +212,7 @@ fn ring(center: Pos2, radius: f32) -> Vec<Pos2> {
 }
 
 /// What happened at a step, as a shape on the strip under a chart: a square is a checkpoint, a diamond a value set, a triangle a plugin built again,
-/// a cross a value that is not finite, a disc an evaluation; anything else a bar.
+/// a cross a value that is not finite, a disc an evaluation, two bars a pause, a triangle to the right a resume, a branch a fork; anything else a bar.
 pub fn event_mark(painter: &Painter, center: Pos2, kind: &str, color: Color32) {
     let at = |x: f32, y: f32| pos2(center.x + x, center.y + y);
     match kind {
@@ -231,6 +231,19 @@ pub fn event_mark(painter: &Painter, center: Pos2, kind: &str, color: Color32) {
         }
         "eval" => {
             painter.circle_filled(center, 3.0, color);
+        }
+        "pause" => {
+            for x in [-2.0, 2.0] {
+                painter.rect_filled(Rect::from_center_size(at(x, 0.0), vec2(2.0, 7.5)), 0.0, color);
+            }
+        }
+        "resume" => {
+            painter.add(Shape::convex_polygon(vec![at(-3.0, -4.0), at(4.2, 0.0), at(-3.0, 4.0)], color, Stroke::NONE));
+        }
+        "fork" => {
+            let stroke = Stroke::new(1.5, color);
+            painter.line_segment([at(0.0, 4.2), at(0.0, 0.0)], stroke);
+            painter.line(vec![at(-3.6, -4.0), at(0.0, 0.0), at(3.6, -4.0)], stroke);
         }
         _ => {
             painter.rect_filled(Rect::from_center_size(center, vec2(2.0, 7.0)), 0.0, color);
@@ -292,6 +305,23 @@ pub fn text_on(ground: Color32) -> Color32 {
     let luminance = 0.2126 * linear.r() + 0.7152 * linear.g() + 0.0722 * linear.b();
     // Where contrast to black and to white is the same: (l + 0.05)^2 = 0.05 * 1.05, after WCAG 2.2.
     if luminance > 0.179 { Color32::BLACK } else { Color32::WHITE }
+}
+
+/// Dashes and the gaps after them, of curves whose colour is taken by another one; the first is a whole line.
+pub const DASHES: [(&[f32], &[f32]); 4] = [(&[], &[]), (&[7.0], &[3.5]), (&[1.6], &[3.0]), (&[8.0, 1.6], &[3.0, 3.0])];
+
+/// A line in one of the [`DASHES`].
+pub fn dashed(painter: &Painter, points: Vec<Pos2>, stroke: Stroke, dash: usize) {
+    match DASHES[dash % DASHES.len()] {
+        ([], _) => painter.add(Shape::line(points, stroke)),
+        (dashes, gaps) => painter.add(Shape::Vec(Shape::dashed_line_with_offset(&points, stroke, dashes, gaps, 0.0))),
+    };
+}
+
+/// A colour as `#rrggbb`, for files.
+pub fn hex(color: Color32) -> String {
+    let [red, green, blue, _] = color.to_array();
+    format!("#{red:02x}{green:02x}{blue:02x}")
 }
 
 #[cfg(test)]
