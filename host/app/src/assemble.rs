@@ -12,6 +12,15 @@ use std::sync::Arc;
 /// Kinds of the lists of a recipe.
 const LIST_KINDS: [Kind; LISTS.len()] = [Kind::Metric, Kind::Transform, Kind::Callback, Kind::Logger];
 
+/// Kinds of the slots of a recipe.
+const SLOT_KINDS: [(&str, Kind); 5] = [
+    ("experiment", Kind::Experiment),
+    ("model", Kind::Model),
+    ("dataset", Kind::Dataset),
+    ("optimizer", Kind::Optimizer),
+    ("schedule", Kind::LrSchedule),
+];
+
 /// A recipe with its components created.
 pub struct Assembly {
     /// Canonical settings.
@@ -201,15 +210,8 @@ impl Groups {
 
 /// Checks every component's settings with its plugin and applies the overrides.
 pub fn resolve(recipe: &Recipe, catalog: &Catalog) -> Result<ResolvedRecipe> {
-    let kinds = [
-        ("experiment", Kind::Experiment),
-        ("model", Kind::Model),
-        ("dataset", Kind::Dataset),
-        ("optimizer", Kind::Optimizer),
-        ("schedule", Kind::LrSchedule),
-    ];
     let mut components = BTreeMap::new();
-    for (slot, kind) in kinds {
+    for (slot, kind) in SLOT_KINDS {
         components.insert(slot.to_owned(), resolve_component(recipe, slot, kind, catalog)?);
     }
     let mut lists = BTreeMap::new();
@@ -220,7 +222,17 @@ pub fn resolve(recipe: &Recipe, catalog: &Catalog) -> Result<ResolvedRecipe> {
     Ok(ResolvedRecipe { name: recipe.name.clone(), expect: recipe.expect.clone(), components, lists, trainer: recipe.trainer.clone() })
 }
 
-fn resolve_component(recipe: &Recipe, slot: &str, kind: Kind, catalog: &Catalog) -> Result<ResolvedComponent> {
+/// Every slot of a recipe with the kind of its component: `model`, `metrics.0`.
+pub fn slots(recipe: &Recipe) -> Vec<(String, Kind)> {
+    let mut slots: Vec<(String, Kind)> = SLOT_KINDS.map(|(slot, kind)| (slot.to_owned(), kind)).into();
+    for (list, kind) in LISTS.iter().zip(LIST_KINDS) {
+        slots.extend((0..recipe.lists[*list].len()).map(|index| (format!("{list}.{index}"), kind)));
+    }
+    slots
+}
+
+/// Checks the settings of one slot with its plugin and applies its overrides.
+pub fn resolve_component(recipe: &Recipe, slot: &str, kind: Kind, catalog: &Catalog) -> Result<ResolvedComponent> {
     let ComponentText { id, config } = recipe.component(slot);
     let plugin = catalog.plugin(kind, id).with_context(|| format!("recipe `{}`, {slot}", recipe.name))?;
     let mut value = plugin.validate_config(kind, id, config).with_context(|| format!("recipe `{}`, {slot}", recipe.name))?;

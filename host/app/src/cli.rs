@@ -58,7 +58,7 @@ pub enum Command {
     /// Show a component: fields, docs, ranges, defaults.
     Describe(DescribeArgs),
     /// List devices.
-    Devices,
+    Devices(DevicesArgs),
     /// Check a recipe: plugins, settings, shapes, shaders, two steps.
     Check(CheckArgs),
     /// Show a recipe's model before training: parameters, shapes, bytes, FLOPs by module; memory and kernels.
@@ -75,8 +75,12 @@ pub enum Command {
 /// A recipe and what changes in it.
 #[derive(Args, Debug, Clone, Serialize, Deserialize)]
 pub struct RecipeArgs {
-    /// The recipe, a RON file.
+    /// The recipe, a RON file; `-` reads it from standard input.
     pub recipe: PathBuf,
+    /// What stood on standard input, where that is the recipe.
+    #[arg(skip)]
+    #[serde(default)]
+    pub text: Option<String>,
     /// Change a field of any component: `model.hidden=[64]`, `trainer.budget=3ep`, `optimizer=sgd(lr: 0.1)`.
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     pub set: Vec<String>,
@@ -320,7 +324,7 @@ pub struct ExportArgs {
 /// Arguments of `sweep`.
 #[derive(Args, Debug, Clone, Serialize, Deserialize)]
 pub struct SweepArgs {
-    /// The sweep, a RON file: recipe, metric, search and fields. The same file goes on where it was left.
+    /// The sweep, a RON file: recipe, metric, search and fields. The same file goes on where it was left. `-` reads it from standard input.
     pub file: PathBuf,
     /// Trials at once, each a process of its own.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -456,7 +460,18 @@ pub enum PluginCommand {
 pub struct DescribeArgs {
     /// Id of a component: `mlp`; `kind/id` where several kinds share it. Without it, all components are listed.
     pub component: Option<String>,
-    /// The component's JSON: schema and defaults.
+    /// The component's JSON: schema and defaults. Of all components one a line, and last of the trainer.
+    #[arg(long)]
+    pub json: bool,
+    /// Also list the recipes in this folder, with their text.
+    #[arg(long, value_name = "DIR", requires = "json", conflicts_with = "component")]
+    pub recipes: Option<PathBuf>,
+}
+
+/// Arguments of `devices`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct DevicesArgs {
+    /// One JSON object a line.
     #[arg(long)]
     pub json: bool,
 }
@@ -470,6 +485,12 @@ pub struct CheckArgs {
     /// Only plugins and settings: reads no data, opens no device.
     #[arg(long)]
     pub settings_only: bool,
+    /// One JSON object: every mistake with its field, line and column; the recipe with all its settings; the learning rate over the run.
+    #[arg(long, requires = "settings_only")]
+    pub json: bool,
+    /// Steps of an epoch, where they are known: a budget in epochs then gives the learning rate at its steps.
+    #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps_per_epoch: Option<u64>,
 }
 
 /// Arguments of `summary`.

@@ -33,7 +33,7 @@ use outcome::{Exit, exit};
 fn main() {
     end_with_the_reader();
     // clap ends the process with 2 (`exit::USAGE`) for a wrong command line.
-    let command = match Cli::parse().command {
+    let mut command = match Cli::parse().command {
         Some(command) => command,
         None if commands::dashboard::has_display() => Command::Dashboard(DashboardArgs::default()),
         None => {
@@ -41,6 +41,10 @@ fn main() {
             std::process::exit(exit::USAGE);
         }
     };
+    if let Err(error) = commands::take_input(&mut command) {
+        eprintln!("error: {}", outcome::sentence(&error));
+        std::process::exit(exit::USAGE);
+    }
     let outcome = match &command {
         Command::Worker => match std::env::var_os("SOLSTICE_SIDE_DIR") {
             Some(folder) => Ok(worker::main(folder.as_ref())),
@@ -65,7 +69,7 @@ fn main() {
         Command::Bench(args) => commands::bench::run(args).map(|()| exit::OK),
         Command::Plugin(PluginCommand::New { name, dir }) => commands::plugin_new::run(name, dir.as_deref()).map(|()| exit::OK),
         Command::Plugin(PluginCommand::Trust { path }) => commands::plugins::trust(path).map(|()| exit::OK),
-        Command::Devices
+        Command::Devices(_)
         | Command::Eval(_)
         | Command::Plugins(_)
         | Command::Describe(_)

@@ -3,7 +3,9 @@
 //! A component is written as a call, `mlp(hidden: [128])`; dashes in its id are written as underscores. Its settings stay raw text until the plugin
 //! that owns them has parsed them, so errors name the plugin's own fields.
 
+use crate::cli::RecipeArgs;
 use ron::value::RawValue;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use solstice_plugin_abi::{Span, Unit, wire::Clip};
@@ -49,37 +51,45 @@ pub struct RecipeFile {
 }
 
 /// Settings of the training loop.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename = "Trainer")]
 pub struct Trainer {
-    /// How long to train.
+    /// How long to train: `2ep`, `500st`, `1e6samples`, `90s`, `30min`, `2h`.
+    #[schemars(with = "String")]
     pub budget: Span,
     /// Samples in a batch.
     #[serde(default = "batch_size")]
+    #[schemars(range(min = 1))]
     pub batch_size: usize,
     /// Batches whose gradients make one step: the mean over all their samples. The last step of an epoch may have fewer.
     #[serde(default = "one")]
+    #[schemars(range(min = 1))]
     pub accumulate: usize,
     /// Seed of weights, order and dropout.
     #[serde(default)]
+    #[schemars(range(max = 4_294_967_295_u64))]
     pub seed: u64,
     /// Splits to evaluate; all but `train` by default.
     #[serde(default)]
     pub evaluate: Option<Vec<String>>,
     /// When to evaluate; always at the end.
     #[serde(default = "one_epoch")]
+    #[schemars(with = "String")]
     pub evaluate_every: Span,
     /// Splits that are evaluated at another time than `evaluate_every`.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
     pub evaluate_each: BTreeMap<String, Span>,
     /// Batches of every evaluated split that are tried before the first step of a new run, so that a mistake there shows at once.
     #[serde(default = "two_batches")]
     pub sanity_batches: u64,
     /// When to report the training metrics; always at the end.
     #[serde(default = "ten_steps")]
+    #[schemars(with = "String")]
     pub log_every: Span,
     /// When to save; always at the end and on a stop.
     #[serde(default = "one_epoch")]
+    #[schemars(with = "String")]
     pub checkpoint_every: Span,
     /// Newest checkpoints that are kept.
     #[serde(default = "two")]
@@ -89,33 +99,40 @@ pub struct Trainer {
     pub keep_best: usize,
     /// Also keep one checkpoint in every span of this length for good.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub keep_every: Option<Span>,
     /// What is best: a metric of an evaluation. By default the loss of the first evaluated split.
     #[serde(default)]
     pub monitor: Option<String>,
     /// Whether a small or a large value of `monitor` is good.
     #[serde(default = "small")]
+    #[schemars(with = "schema::MonitorMode")]
     pub monitor_mode: MonitorMode,
     /// Bound on the gradients: `norm(1.0)`, `value(0.5)`, `adaptive(0.01)`.
     #[serde(default)]
+    #[schemars(with = "Option<schema::Clip>")]
     pub clip: Option<Clip>,
     /// Parameters with settings of their own; the first group that a parameter fits in counts.
     #[serde(default)]
     pub groups: Vec<GroupRule>,
     /// Train on the beginning of each epoch only.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub limit_train: Option<Span>,
     /// Evaluate on the beginning of each split only.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub limit_evaluate: Option<Span>,
     /// Train on these many first batches again and again, unshuffled, and evaluate on as many: a model that cannot learn them by heart is broken.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub overfit_batches: Option<u64>,
     /// Cross-validation: train without this part of the split `train`, and evaluate on it as `fold`.
     #[serde(default)]
     pub fold: Option<Fold>,
     /// Threads that fill batches of sets that are not resident on the device.
     #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 256))]
     pub loader_threads: usize,
     /// Keep small data sets on the device.
     #[serde(default = "yes")]
@@ -126,7 +143,7 @@ pub struct Trainer {
 }
 
 /// Settings for the parameters that a rule fits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GroupRule {
     /// Regular expression that a parameter's whole name matches, such as `model\.encoder\..*`.
@@ -136,9 +153,11 @@ pub struct GroupRule {
     pub rank_max: Option<usize>,
     /// Factor on the learning rate. Live.
     #[serde(default = "one_fold")]
+    #[schemars(range(min = 0))]
     pub lr: f64,
     /// Factor on the optimizer's weight decay; 0 for none. Live.
     #[serde(default = "one_fold")]
+    #[schemars(range(min = 0))]
     pub weight_decay: f64,
     /// Not trained at all.
     #[serde(default)]
@@ -146,16 +165,46 @@ pub struct GroupRule {
 }
 
 /// One part of a split that is left out of training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Fold {
     /// Which part, from 0.
     pub index: u64,
     /// How many parts.
+    #[schemars(range(min = 2))]
     pub count: u64,
     /// Seed of the division; the same for all folds of a cross-validation.
     #[serde(default)]
     pub seed: u32,
+}
+
+/// How the schema of the trainer shows types of other crates.
+mod schema {
+    use schemars::JsonSchema;
+
+    /// Which way a metric gets better.
+    #[derive(JsonSchema)]
+    #[schemars(rename_all = "lowercase")]
+    #[expect(dead_code, reason = "only its schema is wanted")]
+    pub enum MonitorMode {
+        /// Lower is better: a loss.
+        Min,
+        /// Higher is better: an accuracy.
+        Max,
+    }
+
+    /// How gradients are bounded.
+    #[derive(JsonSchema)]
+    #[schemars(rename_all = "snake_case")]
+    #[expect(dead_code, reason = "only its schema is wanted")]
+    pub enum Clip {
+        /// The norm of all gradients together.
+        Norm(f64),
+        /// Each element.
+        Value(f64),
+        /// The norm of each row of a gradient beside the norm of that row of its weight.
+        Adaptive(f64),
+    }
 }
 
 fn constant() -> Box<RawValue> {
@@ -226,6 +275,9 @@ pub struct Override {
     pub value: String,
 }
 
+/// What errors call a recipe that came on standard input.
+pub const STDIN_PLACE: &str = "standard input";
+
 /// Slots of a recipe that hold one component.
 pub const SLOTS: [&str; 5] = ["experiment", "model", "dataset", "optimizer", "schedule"];
 
@@ -246,6 +298,18 @@ impl Recipe {
         Recipe::from_text(&text, &stem, &path.display().to_string())
     }
 
+    /// The recipe of a command line, from its file or from standard input, with its `--set` applied.
+    pub fn from_args(args: &RecipeArgs) -> Result<Recipe, RecipeError> {
+        let mut recipe = match &args.text {
+            Some(text) => Recipe::from_text(text, "run", STDIN_PLACE)?,
+            None => Recipe::from_file(&args.recipe)?,
+        };
+        for assignment in &args.set {
+            recipe.set(assignment)?;
+        }
+        Ok(recipe)
+    }
+
     /// Parses a recipe. `place` names the file in errors.
     pub fn from_text(text: &str, default_name: &str, place: &str) -> Result<Recipe, RecipeError> {
         let file: RecipeFile = options().from_str(text).map_err(|error| spanned(place, &error))?;
@@ -258,10 +322,8 @@ impl Recipe {
         for (list, raws) in LISTS.iter().zip([&file.metrics, &file.transforms, &file.callbacks, &file.loggers]) {
             lists.insert((*list).to_owned(), list_of(raws, list, place)?);
         }
-        let trainer: Trainer = options().from_str(file.trainer.get_ron()).map_err(|error| {
-            let first_line = line_of(text, file.trainer.get_ron());
-            shifted(place, &error, first_line)
-        })?;
+        let trainer: Trainer =
+            options().from_str(file.trainer.get_ron()).map_err(|error| shifted(place, &error, text, file.trainer.get_ron()))?;
         let recipe = Recipe {
             name: file.name.unwrap_or_else(|| default_name.into()),
             expect: file.expect,
@@ -363,6 +425,11 @@ impl Trainer {
             _ => return None,
         };
         Some(outcome.map(|()| changed))
+    }
+
+    /// The settings of a recipe that only says how long to train.
+    pub fn with_budget(budget: Span) -> Trainer {
+        serde_json::from_value(serde_json::json!({ "budget": budget })).expect("all other settings have defaults")
     }
 
     /// A mistake in the settings, as a sentence that begins with `place`.
@@ -623,17 +690,21 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
 }
 
 pub(crate) fn spanned(place: &str, error: &ron::error::SpannedError) -> RecipeError {
-    shifted(place, error, 0)
+    shifted(place, error, "", "")
 }
 
-fn shifted(place: &str, error: &ron::error::SpannedError, lines_before: usize) -> RecipeError {
+// The error stands in `part` of `text`.
+fn shifted(place: &str, error: &ron::error::SpannedError, text: &str, part: &str) -> RecipeError {
     let start = &error.span.start;
+    let before = &text[..text.find(part).unwrap_or(0)];
+    let line = before.matches('\n').count() + start.line;
+    let column = if start.line == 1 { before.chars().rev().take_while(|c| *c != '\n').count() + start.col } else { start.col };
     let mut message = error.code.to_string();
     if let ron::Error::NoSuchStructField { expected, found, .. } = &error.code {
         message =
             format!("there is no field `{found}`{}; there are {}", did_you_mean(found, expected.iter().copied()), expected.join(", "));
     }
-    RecipeError(format!("{place}:{}:{}: {message}", start.line + lines_before, start.col))
+    RecipeError(format!("{place}:{line}:{column}: {message}"))
 }
 
 // How many lines stand before `part` in `text`.

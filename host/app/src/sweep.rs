@@ -10,8 +10,11 @@ pub mod space;
 pub mod table;
 pub mod trials;
 
-use crate::recipe::{RecipeError, line_of, options, spanned};
+use crate::commands::{is_stdin, read_stdin};
+use crate::outcome::sentence;
+use crate::recipe::{Recipe, RecipeError, STDIN_PLACE, line_of, options, spanned, strip_comments};
 use halving::rungs;
+use ron::value::RawValue;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use solstice_plugin_abi::Span;
@@ -22,8 +25,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename = "Sweep")]
 struct SweepFile {
-    /// The recipe: relative to the sweep file's folder, else to the current folder.
-    recipe: PathBuf,
+    /// The recipe's file, relative to the sweep file's folder, else to the current folder; or the recipe itself.
+    recipe: Box<RawValue>,
     /// Name of the metric that is compared, `test/loss`.
     metric: String,
     mode: Mode,
@@ -88,8 +91,10 @@ pub struct Sweep {
     pub id: String,
     /// The file's content.
     pub text: String,
-    /// The recipe's file.
+    /// The recipe's file; empty where the sweep itself holds the recipe.
     pub recipe: PathBuf,
+    /// The recipe, where the sweep itself holds it.
+    pub recipe_text: Option<String>,
     /// What is compared.
     pub metric: String,
     /// Which end is good.
@@ -105,11 +110,17 @@ pub struct Sweep {
 impl Sweep {
     /// Reads a sweep file and lays out its trials.
     pub fn from_file(path: &Path) -> Result<Sweep, RecipeError> {
+        if is_stdin(path) {
+            return Sweep::from_stdin();
+        }
         let text =
             std::fs::read_to_string(path).map_err(|error| RecipeError(format!("cannot read the sweep {}: {error}", path.display())))?;
         let mut sweep = Sweep::from_text(&text, &path.display().to_string())?;
         let stem = path.file_stem().map_or("sweep".into(), |stem| stem.to_string_lossy().into_owned());
         sweep.id = format!("{stem}-{}", short_hash([text.as_bytes()]));
+        if sweep.recipe_text.is_some() {
+            return Ok(sweep);
+        }
         let beside = path.parent().unwrap_or(Path::new("")).join(&sweep.recipe);
         if beside.is_file() {
             sweep.recipe = beside;
@@ -120,6 +131,21 @@ impl Sweep {
                 sweep.recipe.display()
             )));
         }
+        Ok(sweep)
+    }
+
+    // Named after the recipe, as there is no file. Its paths are relative to the current folder.
+    fn from_stdin() -> Result<Sweep, RecipeError> {
+        let text = read_stdin("sweep").map_err(|error| RecipeError(sentence(&error)))?;
+        let mut sweep = Sweep::from_text(&text, STDIN_PLACE)?;
+        let stem = match &sweep.recipe_text {
+            Some(recipe) => Recipe::from_text(recipe, "recipe", "the recipe of the sweep")?.name,
+            None if sweep.recipe.is_file() => sweep.recipe.file_stem().map_or("recipe".into(), |stem| stem.to_string_lossy().into_owned()),
+            None => return Err(RecipeError(format!("{STDIN_PLACE}: there is no recipe {} in the current folder", sweep.recipe.display()))),
+        };
+        // It becomes a part of a folder's name.
+        let stem: String = stem.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
+        sweep.id = format!("{stem}-{}", short_hash([text.as_bytes()]));
         Ok(sweep)
     }
 
@@ -142,10 +168,15 @@ impl Sweep {
         })?;
         let chosen_fields =
             file.fields.0.iter().filter(|(_, domain)| matches!(domain, Domain::Choice(_))).map(|(name, _)| name.clone()).collect();
+        let recipe = strip_comments(file.recipe.get_ron());
+        let recipe = recipe.trim();
+        let is_path = !recipe.starts_with('(');
+        let path = if is_path { options().from_str::<PathBuf>(recipe).map_err(|error| spanned(place, &error))? } else { PathBuf::new() };
         Ok(Sweep {
             id: String::new(),
             text: text.to_owned(),
-            recipe: file.recipe,
+            recipe: path,
+            recipe_text: (!is_path).then(|| recipe.to_owned()),
             metric: file.metric,
             mode: file.mode,
             halving: file.halving,

@@ -267,10 +267,19 @@ fn detail_shows_config_difference_events_log_and_the_fork_command() {
     click(&mut window, "Log");
     window.get_by_label_contains("the last batch of an epoch is short");
     click(&mut window, "Checkpoints");
-    click(&mut window, "Fork at step 122");
     let folder = recorded.path("wide");
     let (id, runs_dir) = (folder.file_name().unwrap().to_str().unwrap().to_owned(), recorded.folder.path().display().to_string());
-    window.get_by_label(&format!("solstice fork {id}@122 --runs-dir {runs_dir} --set optimizer.lr=0.3"));
+    window.get_by_label("Copy the command that forks at step 122").click();
+    let mut copied = None;
+    for _ in 0..4 {
+        window.step();
+        let commands = &window.output().platform_output.commands;
+        copied = copied.or(commands.iter().find_map(|command| match command {
+            egui::OutputCommand::CopyText(text) => Some(text.clone()),
+            _ => None,
+        }));
+    }
+    assert_eq!(copied.unwrap(), format!("solstice fork {id}@122 --runs-dir {runs_dir} --set optimizer.lr=0.3"));
     click(&mut window, "Config");
     window.get_by_label("optimizer  sgd");
 }

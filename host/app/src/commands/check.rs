@@ -1,6 +1,6 @@
 //! `solstice check`: everything that can be wrong with a recipe, found in seconds.
 
-use super::assemble;
+use super::{assemble, check_json};
 use crate::cli::CheckArgs;
 use crate::launch::open_device;
 use crate::outcome::exit;
@@ -12,6 +12,9 @@ use solstice_engine::{CompileOptions, Session, compile, gpu};
 
 /// Checks part by part and prints a line for each; returns the exit code.
 pub fn run(args: &CheckArgs) -> Result<i32, Exit> {
+    if args.json {
+        return check_json::run(args);
+    }
     let assembly = assemble(&args.recipe)?;
     let parts: Vec<String> = assembly.resolved.components.iter().map(|(slot, component)| format!("{slot} {}", component.id)).collect();
     println!("ok  plugins and settings   {}", parts.join(", "));

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod bench_loop;
 pub mod check;
+pub mod check_json;
 pub mod cross_validate;
 pub mod ctl;
 pub mod dashboard;
@@ -21,21 +22,46 @@ pub mod train;
 pub mod watch_run;
 
 use crate::assemble::Assembly;
-use crate::cli::{DataArgs, RecipeArgs};
+use crate::cli::{Command, DataArgs, RecipeArgs};
 use crate::loader::{self, Catalog};
 use crate::outcome::exit;
 use crate::outcome::{Exit, OrExit};
 use crate::recipe::Recipe;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use solstice_plugin_abi::wire::HostInfo;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A path that stands for standard input.
+pub fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Reads a recipe that comes on standard input, which the worker does not inherit.
+pub fn take_input(command: &mut Command) -> Result<()> {
+    let recipe = match command {
+        Command::Train(args) => &mut args.recipe,
+        Command::Check(args) => &mut args.recipe,
+        Command::Inspect(args) => &mut args.recipe,
+        Command::Summary(args) => &mut args.recipe,
+        _ => return Ok(()),
+    };
+    if is_stdin(&recipe.recipe) {
+        recipe.text = Some(read_stdin("recipe")?);
+    }
+    Ok(())
+}
+
+/// All of standard input; `what` it is stands in the error.
+pub fn read_stdin(what: &str) -> Result<String> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).with_context(|| format!("cannot read the {what} from standard input"))?;
+    Ok(text)
+}
 
 /// The recipe of a command line with its `--set` applied, and the plugins to make it with.
 pub fn assemble(args: &RecipeArgs) -> Result<Assembly, Exit> {
-    let mut recipe = Recipe::from_file(&args.recipe).or_exit(exit::USAGE)?;
-    for assignment in &args.set {
-        recipe.set(assignment).or_exit(exit::USAGE)?;
-    }
+    let recipe = Recipe::from_args(args).or_exit(exit::USAGE)?;
     let catalog = catalog(&args.data).or_exit(exit::FAILED)?;
     Assembly::new(&recipe, &catalog).or_exit(exit::USAGE)
 }

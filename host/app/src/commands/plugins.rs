@@ -2,11 +2,12 @@
 
 use super::catalog_of;
 use crate::cli::{DataArgs, PluginsArgs};
-use crate::loader::Loader;
+use crate::loader::{LoadError, Loader};
 use crate::outcome::exit;
 use anyhow::Result;
 use serde_json::json;
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 /// Lists what is found; returns the exit code.
 pub fn list(args: &PluginsArgs) -> Result<i32> {
@@ -25,7 +26,13 @@ pub fn list(args: &PluginsArgs) -> Result<i32> {
         let kinds: Vec<&str> = found.kinds().into_iter().map(|kind| kind.name()).collect();
         if args.json {
             let reason = found.refusal.as_ref().map(ToString::to_string);
-            let line = json!({"name": found.name(), "version": found.version(), "path": found.path, "kinds": kinds, "refused": reason});
+            let is_quarantined = matches!(found.refusal, Some(LoadError::Quarantined(_)));
+            let modified = found.path.metadata().and_then(|file| file.modified()).ok();
+            let modified = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|time| time.as_secs_f64());
+            let line = json!({
+                "name": found.name(), "version": found.version(), "path": found.path, "kinds": kinds, "refused": reason,
+                "quarantined": is_quarantined, "modified": modified,
+            });
             println!("{line}");
             continue;
         }

@@ -1,5 +1,6 @@
 //! `solstice sweep`: check, make the folder, train the trials in child processes, print the table. Never loads a plugin.
 
+use super::is_stdin;
 use crate::cli::{Export, SweepArgs};
 use crate::outcome::{Exit, OrExit, exit, sentence};
 use crate::pool::{Next, Pool};
@@ -11,7 +12,7 @@ use crate::sweep::trials::{Failure, Launch, Trials, write_beside_and_rename};
 use crate::sweep::{Halving, Sweep};
 use anyhow::{Context, Result, anyhow};
 use solstice_plugin_abi::Span;
-use std::path::absolute;
+use std::path::{PathBuf, absolute};
 
 /// A trial that crashed is tried once more at the next start, then left.
 const TRIES_MAX: u32 = 2;
@@ -26,9 +27,15 @@ pub fn run(args: &SweepArgs) -> i32 {
 
 fn sweep(args: &SweepArgs) -> Result<i32, Exit> {
     let sweep = Sweep::from_file(&args.file).or_exit(exit::USAGE)?;
-    let trials = Trials {
+    // A recipe that the sweep itself holds is checked as a file of its own, and lies in the sweep's folder once there is one.
+    let own_recipe = match &sweep.recipe_text {
+        Some(text) => Some(OwnRecipe::new(text).or_exit(exit::FAILED)?),
+        None => None,
+    };
+    let recipe = own_recipe.as_ref().map_or_else(|| sweep.recipe.clone(), |own| own.file.clone());
+    let mut trials = Trials {
         folder: args.runs_dir.join(format!("sweep-{}", sweep.id)),
-        launch: Launch { recipe: sweep.recipe.clone(), set: vec![], device: args.device.clone(), data: args.data.clone() },
+        launch: Launch { recipe, set: vec![], device: args.device.clone(), data: args.data.clone() },
         settings: sweep.trials.clone(),
         word: "trial",
         digits: 4,
@@ -39,18 +46,28 @@ fn sweep(args: &SweepArgs) -> Result<i32, Exit> {
         show(&sweep, &trials, args.json).or_exit(exit::FAILED)?;
         return Ok(exit::OK);
     }
+    if args.export.is_some() && is_stdin(&args.file) {
+        let message = "the tasks of an array job have no standard input to read: write the sweep to a file";
+        return Err(RecipeError(message.into())).or_exit(exit::USAGE);
+    }
     if sweep.halving.is_some() && (args.export.is_some() || args.trial.is_some()) {
         let message = "with `halving` a trial's budget depends on the others, so the tasks of an array job cannot run apart: take `halving` out, \
                        or run `solstice sweep` inside one job";
         return Err(RecipeError(message.into())).or_exit(exit::USAGE);
     }
     check_settings(&sweep, &trials).or_exit(exit::USAGE)?;
+    if let (Some(own), true) = (&own_recipe, trials.is_prepared() || args.trial.is_some()) {
+        own.move_to(&mut trials).or_exit(exit::FAILED)?;
+    }
     if let Some(trial) = args.trial {
         return one_trial(&sweep, &trials, trial);
     }
     // What was checked when the folder was made was not changed since: `prepare` sees to that.
     if !trials.is_prepared() {
         check_components(&sweep, &trials, args.export.is_none())?;
+        if let Some(own) = &own_recipe {
+            own.move_to(&mut trials).or_exit(exit::FAILED)?;
+        }
     }
     trials.prepare(&[("sweep.ron", &sweep.text)]).or_exit(exit::FAILED)?;
     if args.export == Some(Export::Slurm) {
@@ -70,6 +87,31 @@ fn sweep(args: &SweepArgs) -> Result<i32, Exit> {
     trained.or_exit(exit::FAILED)?;
     let any_result = show(&sweep, &trials, args.json).or_exit(exit::FAILED)?;
     Ok(pool.interrupted_code().unwrap_or(if any_result { exit::OK } else { exit::FAILED }))
+}
+
+/// The file of a recipe that came within a sweep.
+struct OwnRecipe<'a> {
+    text: &'a str,
+    file: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl OwnRecipe<'_> {
+    fn new(text: &str) -> Result<OwnRecipe<'_>> {
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let file = folder.path().join("recipe.ron");
+        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(OwnRecipe { text, file, _folder: folder })
+    }
+
+    /// From now on the trials read it in their own folder.
+    fn move_to(&self, trials: &mut Trials) -> Result<()> {
+        std::fs::create_dir_all(&trials.folder).with_context(|| format!("cannot make {}", trials.folder.display()))?;
+        let file = absolute(&trials.folder)?.join("recipe.ron");
+        write_beside_and_rename(&file, self.text.as_bytes())?;
+        trials.launch.recipe = file;
+        Ok(())
+    }
 }
 
 /// Every trial's settings as far as they can be checked without a plugin.
@@ -190,7 +232,8 @@ fn export_slurm(args: &SweepArgs, sweep: &Sweep, trials: &Trials) -> Result<()> 
     if args.data.offline {
         options.push("--offline".into());
     }
-    let (file, runs_dir, folder) = (absolute(&args.file)?, absolute(&args.runs_dir)?, absolute(&trials.folder)?);
+    let (runs_dir, folder) = (absolute(&args.runs_dir)?, absolute(&trials.folder)?);
+    let file = absolute(&args.file)?;
     let text = script(&ArrayJob {
         name: &format!("sweep-{}", sweep.id),
         program: &std::env::current_exe().context("cannot find this program's own file")?,

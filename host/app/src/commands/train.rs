@@ -21,10 +21,7 @@ use std::sync::atomic::AtomicBool;
 /// `solstice train`; returns the exit code.
 pub fn train(args: &TrainArgs, shaders: Option<&Path>, side: &SideDir, interrupted: &AtomicBool) -> Result<i32, Exit> {
     let watch = Stopwatch::start();
-    let mut recipe = Recipe::from_file(&args.recipe.recipe).or_exit(exit::USAGE)?;
-    for assignment in &args.recipe.set {
-        recipe.set(assignment).or_exit(exit::USAGE)?;
-    }
+    let mut recipe = Recipe::from_args(&args.recipe).or_exit(exit::USAGE)?;
     let mut runs_dir = args.runs_dir.clone();
     if let Some(steps) = args.fast_dev_run {
         for assignment in [format!("trainer.budget={steps}st"), format!("trainer.limit_evaluate={steps}st"), "loggers=[]".into()] {
@@ -64,7 +61,7 @@ pub fn train(args: &TrainArgs, shaders: Option<&Path>, side: &SideDir, interrupt
     }
     command_line += &format!(" --device '{}'", args.recipe.device);
     let device = args.recipe.device.clone();
-    let recipe_path = Some(args.recipe.recipe.clone());
+    let recipe_path = args.recipe.text.is_none().then(|| args.recipe.recipe.clone());
     let shaders = sources(shaders)?;
     launch(
         Launch { recipe, origin, device, shaders, runs_dir, recipe_path, command_line, verbose: args.show.verbose },

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 /// What a command answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,12 @@ pub trait Host: Send + Sync {
 
     /// What a started command answered, once it has ended.
     fn ended(&self, ticket: u64) -> Option<Answer>;
+
+    /// When each of these files was last changed, where that costs next to nothing to know; `None` where it does not, as on another machine.
+    fn changed(&self, files: &[PathBuf]) -> Option<Vec<Option<SystemTime>>> {
+        let _ = files;
+        None
+    }
 }
 
 /// The program on this machine.
@@ -114,5 +121,9 @@ impl Host for LocalHost {
             started.answer = Some(Answer { code: status.code().unwrap_or(-1), out: String::new(), err });
         }
         started.answer.clone()
+    }
+
+    fn changed(&self, files: &[PathBuf]) -> Option<Vec<Option<SystemTime>>> {
+        Some(files.iter().map(|file| self.folder.join(file).metadata().and_then(|file| file.modified()).ok()).collect())
     }
 }

@@ -4,8 +4,11 @@
 //! [`Run`]s, each with its [`Series`]. [`RunData`] is the part that follows one run; `solstice watch` uses it alone. Nothing here changes a run
 //! but the commands and labels that are sent through [`Library::send`] and [`Library::set_label`].
 //!
-//! Read next: `series.rs` for the points, `run.rs` for one run, `library.rs` for the thread.
+//! [`Workshop`] is the same for what new runs can be made of: it asks a [`Host`] on a thread of its own and publishes a [`Catalog`].
+//!
+//! Read next: `series.rs` for the points, `run.rs` for one run, `library.rs` for the thread; `host.rs` and `catalog.rs` for new runs.
 
+mod catalog;
 mod host;
 mod library;
 #[cfg(feature = "window")]
@@ -13,6 +16,7 @@ mod media;
 mod run;
 mod series;
 
+pub use catalog::{Catalog, Checked, Component, Curve, Device, Launched, Outcome, PluginFile, Problem, RecipeFile, Report, Workshop};
 pub use host::{Answer, Host, LocalHost};
 pub use library::{LABEL, Library, SentCommand, SentState, Snapshot};
 #[cfg(feature = "window")]

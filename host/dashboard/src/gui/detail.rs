@@ -1,7 +1,7 @@
 //! What is known of the selected run: its settings as a tree, what differs from another run, events, log, checkpoints.
 
 use super::axis::{duration, short};
-use super::control::copyable;
+use super::launch;
 use super::theme::{self, Palette};
 use super::{Panel, run_name};
 use crate::data::Run;
@@ -278,17 +278,15 @@ fn checkpoints(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
                 ui.label(RichText::new(&checkpoint.reason).color(palette.accent));
                 ui.label(RichText::new(bytes(checkpoint.bytes)).color(palette.dim));
                 ui.label(RichText::new(format!("after {}", duration(checkpoint.time - created))).small().color(palette.dim));
-                let is_open = panel.session.fork_step == Some((run.id.clone(), step));
                 if ui.button("Fork").accessible_name(format!("Fork at step {step}")).on_hover_text("A new run from here").clicked() {
-                    panel.session.fork_step = (!is_open).then(|| (run.id.clone(), step));
+                    launch::fork(panel, run, Some(step));
+                }
+                let copy = egui::Button::new(RichText::new("Copy command").small().color(palette.dim)).frame(false);
+                let copy = ui.add(copy).accessible_name(format!("Copy the command that forks at step {step}"));
+                if copy.on_hover_text(fork_command(run, step)).clicked() {
+                    ui.ctx().copy_text(fork_command(run, step));
                 }
             });
-            if panel.session.fork_step == Some((run.id.clone(), step)) {
-                egui::Frame::group(ui.style()).show(ui, |ui| {
-                    ui.label(RichText::new("Run this, with what should be different:").color(palette.dim));
-                    copyable(ui, &fork_command(run, step), "Copy fork command");
-                });
-            }
         }
     });
 }

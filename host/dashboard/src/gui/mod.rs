@@ -249,8 +249,6 @@ pub struct Session {
     pub control: ControlState,
     /// The filter gets the focus in this frame.
     pub focus_filter: bool,
-    /// The checkpoint whose fork command is shown: run and step.
-    pub fork_step: Option<(String, u64)>,
     /// Of the charts.
     pub charts: curves::ChartsState,
     /// Of the table of runs.
@@ -376,6 +374,8 @@ impl Dashboard {
         let waker = context.clone();
         source.on_change(move || waker.request_repaint());
         let mut session = Session::default();
+        let waker = context.clone();
+        session.launch.connect(source.host(), matches!(source, Source::Live { .. }), move || waker.request_repaint());
         session.control.steps = 1;
         let waker = context.clone();
         session.media.reader = Some(Arc::new(source.media(move || waker.request_repaint())));
@@ -411,6 +411,15 @@ impl Dashboard {
         }
         let mut actions = if self.palette.is_open || self.keys_open { Vec::new() } else { commands::pressed(ui.ctx()) };
         let mut requests = Vec::new();
+        launch::each_frame(&mut Panel {
+            snapshot: snapshot.clone(),
+            folders: self.source.folders(),
+            view: &mut self.view,
+            session: &mut self.session,
+            actions: &mut actions,
+            requests: &mut requests,
+            host: self.source.host(),
+        });
         egui::Panel::top("bar").frame(bar_frame(ui)).show(ui, |ui| self.bar(ui, &mut actions));
         egui::Panel::bottom("status").frame(bar_frame(ui)).show(ui, |ui| self.status(ui, &snapshot));
         let mut tree = std::mem::replace(&mut self.view.tree, Tree::empty(Id::unique("no panels")));
