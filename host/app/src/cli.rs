@@ -50,6 +50,8 @@ pub enum Command {
     Watch(WatchArgs),
     /// Open a window that shows runs while they go on, and steers them.
     Dashboard(DashboardArgs),
+    /// Serve a folder of runs on standard input and output: what `solstice dashboard --ssh` starts on the other machine.
+    Stream(StreamArgs),
     /// List plugins: what is found, where, version, kinds; refused ones with the reason.
     Plugins(PluginsArgs),
     /// Make, trust or build plugins.
@@ -410,9 +412,16 @@ pub struct WatchArgs {
 /// Arguments of `dashboard`.
 #[derive(Args, Debug, Clone, Serialize, Deserialize)]
 pub struct DashboardArgs {
-    /// Folders of runs; one may also be the folder of a single run.
-    #[arg(default_value = "runs", value_name = "RUNS_DIR")]
+    /// Folders of runs; one may also be the folder of a single run. `runs` where neither a folder nor `--ssh` is given.
+    #[arg(value_name = "RUNS_DIR")]
     pub runs_dirs: Vec<PathBuf>,
+    /// Also the runs of a folder on another machine, over ssh; may be given several times. The folder is `runs` where none is named.
+    /// `SOLSTICE_SSH` is another command than `ssh`, such as `ssh -p 2222`.
+    #[arg(long, value_name = "HOST:DIR")]
+    pub ssh: Vec<String>,
+    /// Where the `solstice` program is on the other machines, where their shells do not find it: `~/.cargo/bin/solstice`.
+    #[arg(long, value_name = "PATH", default_value = "solstice", requires = "ssh")]
+    pub remote_program: String,
     /// What draws the window; `auto` takes glow where the only adapter is software.
     #[arg(long, default_value = "auto", value_parser = ["auto", "wgpu", "glow"])]
     pub renderer: String,
@@ -420,8 +429,16 @@ pub struct DashboardArgs {
 
 impl Default for DashboardArgs {
     fn default() -> DashboardArgs {
-        DashboardArgs { runs_dirs: vec!["runs".into()], renderer: "auto".into() }
+        DashboardArgs { runs_dirs: Vec::new(), ssh: Vec::new(), remote_program: "solstice".into(), renderer: "auto".into() }
     }
+}
+
+/// Arguments of `stream`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct StreamArgs {
+    /// Folder of the runs; it may also be the folder of a sweep or of a single run.
+    #[arg(default_value = "runs", value_name = "DIR")]
+    pub runs_dir: PathBuf,
 }
 
 /// Arguments of `plugins`.

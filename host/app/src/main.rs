@@ -62,6 +62,7 @@ fn main() {
         Command::Runs(args) => commands::runs::run(args),
         Command::Watch(args) => commands::watch_run::run(args),
         Command::Dashboard(args) => Ok(commands::dashboard::run(args)),
+        Command::Stream(args) => commands::stream::run(args),
         Command::Export(args) => Ok(commands::export::run(args).unwrap_or_else(|Exit { code, error }| {
             eprintln!("error: {}", outcome::sentence(&error));
             code

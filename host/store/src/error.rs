@@ -50,6 +50,16 @@ pub enum StoreError {
         /// The latest version this build knows.
         supported: u32,
     },
+    /// A mirror of a run on another machine that was to be changed from here, or that does not fit what came from there.
+    #[error("{}: a mirror of {source_name}: {problem}", path.display())]
+    Mirror {
+        /// The mirror's folder.
+        path: PathBuf,
+        /// Where the run is.
+        source_name: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// Another process writes this run.
     #[error("{}: {who} is writing this run, and only one process may. Stop it first (`solstice ctl {} stop`), or fork the run", path.display(), run_name(path))]
     Locked {

@@ -16,6 +16,7 @@
 //! Read next: `schema.rs` for the tables (the README says the same for people with `sqlite3`), then `write.rs`.
 #![warn(missing_docs)]
 
+pub mod mirror;
 pub mod retention;
 pub mod schema;
 
@@ -36,7 +37,7 @@ pub use checkpoint::{
 pub use command::{forget_label, send_command, set_label, wait_command};
 pub use error::{Result, StoreError};
 pub use process::now;
-pub use read::{RunReader, find_run, list_runs};
+pub use read::{RunReader, Verdict, find_run, list_runs};
 pub use retention::{CheckpointTarget, Monitor, MonitorMode, Retention};
 pub use rows::*;
 pub use write::{NewRun, RunUpdate, RunWriter, WriterOptions, delete_run, writer_of};

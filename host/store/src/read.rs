@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::{self, Checkpoint};
@@ -24,12 +25,23 @@ const BEAT_STALE_SECS: f64 = 3.0;
 /// A heartbeat from another machine, whose processes cannot be seen from here, means a lost run when this old.
 pub(crate) const FOREIGN_BEAT_STALE_SECS: f64 = 60.0;
 
+/// A process that is gone without a word, as the machine of the run judges it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// A sentence.
+    pub reason: Option<String>,
+    /// The last sign of life.
+    pub time: f64,
+}
+
 /// The reading end of a run. Each call is one short read of the newest state; none waits for the writer for more than a transaction's end.
 #[derive(Debug)]
 pub struct RunReader {
     path: PathBuf,
     database: PathBuf,
     connection: Connection,
+    /// A copy of a run on another machine, whose process only that machine can see.
+    is_mirror: bool,
 }
 
 impl RunReader {
@@ -42,7 +54,8 @@ impl RunReader {
         }
         let connection = schema::open_for_reading(&database)?;
         connection.set_prepared_statement_cache_capacity(64);
-        Ok(RunReader { path: path.to_path_buf(), database, connection })
+        let is_mirror = schema::mirror_source(&connection).map_err(|error| schema::damaged_or_sqlite(error, &database))?.is_some();
+        Ok(RunReader { path: path.to_path_buf(), database, connection, is_mirror })
     }
 
     /// The run's folder.
@@ -58,7 +71,14 @@ impl RunReader {
     /// The run, its state and its labels.
     pub fn info(&self) -> Result<RunInfo> {
         let (mut info, beat) = self.read(|connection| Ok((run_info(connection, &self.path)?, heartbeat_row(connection)?)))?;
-        judge_state(&mut info, beat);
+        if self.is_mirror {
+            info.writer = beat.and_then(|(beat, is_open)| is_open.then_some(beat));
+            if let Some(verdict) = self.read(schema::mirror_verdict)?.filter(|_| !info.state.is_over()) {
+                (info.state, info.state_reason, info.state_time) = (RunState::Lost, verdict.reason, verdict.time);
+            }
+        } else {
+            judge_state(&mut info, beat);
+        }
         Ok(info)
     }
 
@@ -306,7 +326,7 @@ impl RunReader {
         Err(StoreError::NoCheckpoint { path: self.path.clone(), problems })
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         read(&self.connection).map_err(|error| schema::damaged_or_sqlite(error, &self.database))
     }
 

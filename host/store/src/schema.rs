@@ -6,9 +6,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::error::{Result, StoreError};
+use crate::read::Verdict;
 
 /// Version of the tables that this build writes.
 pub const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
@@ -18,6 +19,9 @@ pub const APPLICATION_ID: i32 = 0x534c_5354;
 
 /// `MIGRATIONS[n]` brings a store of version n to version n + 1.
 const MIGRATIONS: &[&str] = &[V1];
+
+/// The table that only a mirror has: see `mirror.rs`.
+pub(crate) const MIRROR_TABLE: &str = "mirror";
 
 /// How long a connection waits for another one's transaction. Writers hold the file for milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -222,6 +226,12 @@ pub(crate) fn open_for_writing(path: &Path) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(StoreError::sqlite("open the run store for writing", path))?;
     checked_version(&connection, path)?;
+    let source = mirror_source(&connection).map_err(|error| damaged_or_sqlite(error, path))?;
+    if let Some(source_name) = source {
+        let problem =
+            "only what comes from there may change it. Do this on that machine, or through `solstice dashboard --ssh`".to_string();
+        return Err(StoreError::Mirror { path: path.parent().unwrap_or(path).to_path_buf(), source_name, problem });
+    }
     // SQLite quietly opens a file it cannot write as read-only.
     if connection.is_readonly("main").map_err(StoreError::sqlite("open the run store for writing", path))? {
         let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
@@ -229,6 +239,66 @@ pub(crate) fn open_for_writing(path: &Path) -> Result<Connection> {
     }
     configure_writer(&connection).map_err(StoreError::sqlite("set up the run store", path))?;
     Ok(connection)
+}
+
+/// Makes a store for a mirror at `path`, which must not exist; its tables come with the first rows.
+pub(crate) fn create_mirror(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(StoreError::sqlite("create the mirror", path))?;
+    configure_writer(&connection).map_err(StoreError::sqlite("set up the mirror", path))?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(StoreError::sqlite("set up the mirror", path))?;
+    Ok(connection)
+}
+
+/// Opens the mirror at `path` for writing; refuses a store that is none.
+pub(crate) fn open_mirror(path: &Path) -> Result<Connection> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(StoreError::sqlite("open the mirror for writing", path))?;
+    checked_version(&connection, path)?;
+    if mirror_source(&connection).map_err(|error| damaged_or_sqlite(error, path))?.is_none() {
+        return Err(StoreError::NotAStore {
+            path: path.to_path_buf(),
+            problem: "this is a run of this machine, not a mirror of one".to_string(),
+        });
+    }
+    configure_writer(&connection).map_err(StoreError::sqlite("set up the mirror", path))?;
+    Ok(connection)
+}
+
+/// Removes every table and makes those of `version`, at most [`SCHEMA_VERSION`], empty; within the caller's transaction.
+pub(crate) fn remake_tables(connection: &Connection, version: u32) -> rusqlite::Result<()> {
+    let objects: Vec<(String, String)> = connection
+        .prepare("SELECT type, name FROM sqlite_schema WHERE type IN ('view', 'table') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type DESC")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (kind, name) in objects {
+        connection.execute_batch(&format!("DROP {kind} \"{name}\""))?;
+    }
+    for migration in &MIGRATIONS[..version as usize] {
+        connection.execute_batch(migration)?;
+    }
+    connection.pragma_update(None, "user_version", version)
+}
+
+/// Where the run is that this store mirrors; `None` when it is the run itself.
+pub(crate) fn mirror_source(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let has_table = connection.prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?.exists([MIRROR_TABLE])?;
+    if !has_table {
+        return Ok(None);
+    }
+    connection.query_row(&format!("SELECT source FROM {MIRROR_TABLE}"), [], |row| row.get(0)).optional()
+}
+
+/// What the run's own machine says of its process, in a mirror.
+pub(crate) fn mirror_verdict(connection: &Connection) -> rusqlite::Result<Option<Verdict>> {
+    let mut select = connection.prepare_cached(&format!("SELECT lost_reason, lost_time FROM {MIRROR_TABLE}"))?;
+    let verdict = select.query_row([], |row| Ok((row.get(0)?, row.get::<_, Option<f64>>(1)?))).optional()?;
+    Ok(verdict.and_then(|(reason, time)| Some(Verdict { reason, time: time? })))
+}
+
+/// The version of the tables of an open store.
+pub(crate) fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
 /// Brings the tables to this build's version. For the one process that writes the run.

@@ -6,6 +6,7 @@ pub mod check;
 pub mod check_json;
 pub mod cross_validate;
 pub mod ctl;
+#[cfg_attr(not(feature = "window"), path = "no_window.rs")]
 pub mod dashboard;
 pub mod describe;
 pub mod devices;
@@ -16,6 +17,7 @@ pub mod inspect;
 pub mod plugin_new;
 pub mod plugins;
 pub mod runs;
+pub mod stream;
 pub mod summary;
 pub mod sweep;
 pub mod train;

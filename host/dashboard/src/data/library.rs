@@ -16,19 +16,19 @@ use solstice_store::{CommandState, DATABASE_FILE};
 use super::run::{Run, RunData};
 
 /// Between two looks at runs that go on.
-const LIVE_INTERVAL: Duration = Duration::from_millis(50);
+pub(super) const LIVE_INTERVAL: Duration = Duration::from_millis(50);
 /// Between two looks for new, deleted and revived runs.
-const FOLDER_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const FOLDER_INTERVAL: Duration = Duration::from_millis(500);
 /// While much is read, a snapshot is published this often.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(50);
 /// Runs whose files are kept open: each takes three descriptors.
-const OPEN_RUNS_MAX: usize = 64;
+pub(super) const OPEN_RUNS_MAX: usize = 64;
 /// Sent commands that are remembered.
 const SENT_MAX: usize = 200;
 /// A file in a folder that is a sweep or a cross-validation: its subfolders hold the runs.
-const TRIALS_FILE: &str = "trials.json";
+pub(super) const TRIALS_FILE: &str = "trials.json";
 /// Folders are listed again this often even if they look unchanged: their times are coarse.
-const LISTING_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const LISTING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Kind of a [`SentCommand`] that set or took away a mark.
 pub const LABEL: &str = "label";
@@ -101,6 +101,33 @@ pub struct SentCommand {
     pub id: Option<i64>,
 }
 
+impl SentCommand {
+    /// It is in the run's table, in this row; it was a mark; or neither, and why.
+    fn settle(&mut self, outcome: Result<Option<i64>, String>) {
+        match outcome {
+            Ok(Some(id)) => (self.state, self.id) = (SentState::Sent, Some(id)),
+            Ok(None) => self.state = SentState::Done,
+            Err(reason) => (self.state, self.reason) = (SentState::Failed, Some(reason)),
+        }
+    }
+}
+
+/// Carries commands and marks to runs that are mirrored here from another machine: what is written into a mirror reaches nobody. All calls return
+/// at once.
+pub trait Outbox: Send + Sync {
+    /// The folder of the mirrors.
+    fn folder(&self) -> &Path;
+
+    /// Sends a command or a mark ([`LABEL`]) on its way, from `who`.
+    fn post(&self, command: &SentCommand, who: &str);
+
+    /// What became of those sent since the last call, by their tickets: the row of a command, nothing for a mark, or a sentence.
+    fn settled(&self) -> Vec<(u64, Result<Option<i64>, String>)>;
+
+    /// What is wrong with the connection, a sentence each.
+    fn problems(&self) -> Vec<String>;
+}
+
 enum Request {
     Send(SentCommand),
     AddFolder(PathBuf),
@@ -121,11 +148,19 @@ pub struct Library {
 impl Library {
     /// Begins to follow these runs folders. One that does not exist yet is looked for; it may also be the folder of one run.
     pub fn open(folders: &[PathBuf]) -> Library {
+        Library::open_with(folders, Vec::new())
+    }
+
+    /// The same, and the mirrors of these outboxes, in their folders.
+    pub fn open_with(folders: &[PathBuf], outboxes: Vec<Arc<dyn Outbox>>) -> Library {
+        let folders: Vec<PathBuf> = folders.iter().cloned().chain(outboxes.iter().map(|outbox| outbox.folder().to_path_buf())).collect();
         let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
         let on_change: Arc<Mutex<Option<OnChange>>> = Arc::default();
         let (requests, inbox) = unbounded();
         let follower = Follower {
-            shelf: Shelf::new(folders),
+            shelf: Shelf::new(&folders),
+            outboxes,
+            problems: Vec::new(),
             sent: Vec::new(),
             snapshot: snapshot.clone(),
             on_change: on_change.clone(),
@@ -202,6 +237,9 @@ impl Drop for Library {
 /// The library's thread.
 struct Follower {
     shelf: Shelf,
+    outboxes: Vec<Arc<dyn Outbox>>,
+    /// Of the outboxes, as they were published.
+    problems: Vec<String>,
     sent: Vec<SentCommand>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     on_change: Arc<Mutex<Option<OnChange>>>,
@@ -221,6 +259,7 @@ impl Follower {
                 folders_due = Instant::now() + FOLDER_INTERVAL;
             }
             changed |= self.shelf.look_at_runs(is_folder_time);
+            changed |= self.look_at_outboxes();
             changed |= self.look_at_sent();
             if changed {
                 self.publish();
@@ -229,6 +268,7 @@ impl Follower {
             let wait = match (self.shelf.is_loading(), self.shelf.has_live()) {
                 (true, _) => Duration::ZERO,
                 (false, true) => LIVE_INTERVAL,
+                (false, false) if !self.outboxes.is_empty() => LIVE_INTERVAL,
                 (false, false) => FOLDER_INTERVAL,
             };
             match inbox.recv_timeout(wait) {
@@ -254,6 +294,10 @@ impl Follower {
             Request::Send(command) => command,
             Request::Stop => return,
         };
+        if let Some(outbox) = self.outboxes.iter().find(|outbox| command.run.starts_with(outbox.folder())) {
+            outbox.post(&command, &self.who);
+            return self.remember(command);
+        }
         let outcome = if command.kind == LABEL {
             let key = command.args["key"].as_str().unwrap_or_default();
             match command.args["value"].as_str() {
@@ -264,14 +308,29 @@ impl Follower {
         } else {
             solstice_store::send_command(&command.run, &self.who, &command.kind, &command.args).map(Some)
         };
-        match outcome {
-            Ok(Some(id)) => (command.state, command.id) = (SentState::Sent, Some(id)),
-            Ok(None) => command.state = SentState::Done,
-            Err(error) => (command.state, command.reason) = (SentState::Failed, Some(error.to_string())),
-        }
+        command.settle(outcome.map_err(|error| error.to_string()));
+        self.remember(command);
+    }
+
+    fn remember(&mut self, command: SentCommand) {
         self.sent.push(command);
         self.sent.drain(..self.sent.len().saturating_sub(SENT_MAX));
         self.shelf.wake();
+    }
+
+    /// What other machines answered, and how the connections to them are.
+    fn look_at_outboxes(&mut self) -> bool {
+        let mut changed = false;
+        for (ticket, outcome) in self.outboxes.iter().flat_map(|outbox| outbox.settled()) {
+            if let Some(command) = self.sent.iter_mut().find(|command| command.ticket == ticket) {
+                command.settle(outcome);
+                changed = true;
+            }
+        }
+        let problems: Vec<String> = self.outboxes.iter().flat_map(|outbox| outbox.problems()).collect();
+        changed |= problems != self.problems;
+        self.problems = problems;
+        changed
     }
 
     /// Follows what workers make of the commands sent from here.
@@ -304,7 +363,9 @@ impl Follower {
 
     fn publish(&mut self) {
         self.version += 1;
-        self.snapshot.store(Arc::new(self.shelf.snapshot(self.version, &self.sent)));
+        let mut snapshot = self.shelf.snapshot(self.version, &self.sent);
+        snapshot.problems.extend_from_slice(&self.problems);
+        self.snapshot.store(Arc::new(snapshot));
         if let Some(wake) = &*self.on_change.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
             wake();
         }
@@ -312,7 +373,7 @@ impl Follower {
 }
 
 /// Size and time of a run's files: what tells a closed run from one that goes on.
-type Stamp = [Option<(u64, SystemTime)>; 2];
+pub(super) type Stamp = [Option<(u64, SystemTime)>; 2];
 
 struct Entry {
     data: RunData,
@@ -415,26 +476,29 @@ fn is_live(data: &RunData) -> bool {
     data.run().info.as_ref().is_some_and(|info| !info.state.is_over())
 }
 
-fn stamp(path: &Path) -> Stamp {
+pub(super) fn stamp(path: &Path) -> Stamp {
     let of = |name: &str| fs::metadata(path.join(name)).ok().and_then(|file| Some((file.len(), file.modified().ok()?)));
     [of(DATABASE_FILE), of(&format!("{DATABASE_FILE}-wal"))]
 }
 
-fn changed_time(path: &Path) -> Option<SystemTime> {
+pub(super) fn changed_time(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|folder| folder.modified()).ok()
 }
 
 /// What lies in runs folders.
 #[derive(Default)]
-struct Listing {
-    runs: BTreeMap<PathBuf, Option<String>>,
-    problems: Vec<String>,
-    listed: Vec<(PathBuf, Option<SystemTime>)>,
+pub(super) struct Listing {
+    /// With the sweep that each belongs to.
+    pub runs: BTreeMap<PathBuf, Option<String>>,
+    /// Folders that cannot be listed, a sentence each.
+    pub problems: Vec<String>,
+    /// Folders that were listed, with the time of their last change.
+    pub listed: Vec<(PathBuf, Option<SystemTime>)>,
 }
 
 impl Listing {
     /// Adds what `folder` holds; `is_given`: by the user, who may also name a run or a sweep.
-    fn add(&mut self, folder: &Path, group: Option<&str>, is_given: bool) {
+    pub fn add(&mut self, folder: &Path, group: Option<&str>, is_given: bool) {
         if is_given && folder.join(DATABASE_FILE).is_file() {
             self.listed.push((folder.to_path_buf(), None));
             self.runs.insert(folder.to_path_buf(), None);

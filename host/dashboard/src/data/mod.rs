@@ -4,22 +4,30 @@
 //! [`Run`]s, each with its [`Series`]. [`RunData`] is the part that follows one run; `solstice watch` uses it alone. Nothing here changes a run
 //! but the commands and labels that are sent through [`Library::send`] and [`Library::set_label`].
 //!
+//! Runs of another machine are mirrored into a folder here by [`Remote`], over ssh; [`serve`] is the other end.
 //! [`Workshop`] is the same for what new runs can be made of: it asks a [`Host`] on a thread of its own and publishes a [`Catalog`].
 //!
-//! Read next: `series.rs` for the points, `run.rs` for one run, `library.rs` for the thread; `host.rs` and `catalog.rs` for new runs.
+//! Read next: `series.rs` for the points, `run.rs` for one run, `library.rs` for the thread; `host.rs` and `catalog.rs` for new runs; `wire.rs` for
+//! far away.
 
 mod catalog;
 mod host;
 mod library;
 #[cfg(feature = "window")]
 mod media;
+mod remote;
 mod run;
 mod series;
+mod stream;
+mod wire;
 
 pub use catalog::{Catalog, Checked, Component, Curve, Device, Launched, Outcome, PluginFile, Problem, RecipeFile, Report, Workshop};
 pub use host::{Answer, Host, LocalHost};
-pub use library::{LABEL, Library, SentCommand, SentState, Snapshot};
+pub use library::{LABEL, Library, Outbox, SentCommand, SentState, Snapshot};
 #[cfg(feature = "window")]
 pub use media::{Item, Listing, Media, MediaKey, MediaReader, MediaRow, Picture, SIDE_MAX, Saved, Want, picture};
+pub use remote::{Hosts, Remote, RemoteOptions};
 pub use run::{Run, RunData};
 pub use series::{Column, Detail, Point, Series, XAxis};
+pub use stream::{COMMANDS, serve};
+pub use wire::{PROTOCOL, START, Timing};

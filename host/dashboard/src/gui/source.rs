@@ -1,6 +1,6 @@
 //! Where the window's snapshots come from, and where its commands go.
 
-use crate::data::{Host, Library, MediaReader, SentState, Snapshot};
+use crate::data::{Host, Hosts, Library, MediaReader, Outbox, Remote, SentState, Snapshot};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,7 +59,15 @@ impl Source {
         Source::Live { library: Arc::new(Library::open(folders)), folders: folders.to_vec(), host: None }
     }
 
-    /// The same, with a program that lists, checks and launches.
+    /// Follows these folders, and the runs of other machines; `local` is the program on this one, where its runs are shown too.
+    pub fn far(folders: &[PathBuf], remotes: &[Arc<Remote>], local: Option<Arc<dyn Host>>) -> Source {
+        let outboxes: Vec<Arc<dyn Outbox>> = remotes.iter().map(|remote| remote.clone() as Arc<dyn Outbox>).collect();
+        let all = folders.iter().cloned().chain(outboxes.iter().map(|outbox| outbox.folder().to_path_buf())).collect();
+        let library = Arc::new(Library::open_with(folders, outboxes));
+        Source::Live { library, folders: all, host: Some(Arc::new(Hosts::new(local, remotes))) }
+    }
+
+    /// The source, with a program that lists, checks and launches.
     pub fn with_host(mut self, new: Arc<dyn Host>) -> Source {
         match &mut self {
             Source::Live { host, .. } | Source::Still { host, .. } => *host = Some(new),
