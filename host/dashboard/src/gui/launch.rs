@@ -957,6 +957,3 @@ mod tests {
         assert_eq!(with_name(named, "a"), named);
     }
 }
-
-/// Opens the form for a fork of a run, from a step of it or from where it is.
-pub fn fork(_panel: &mut Panel, _run: &crate::data::Run, _step: Option<u64>) {}
