@@ -98,6 +98,13 @@ impl Assembly {
         Ok(plugin.validate_config(*kind, &component.id, &config.to_string())?)
     }
 
+    /// The schema of a slot's settings; none where its plugin does not tell.
+    pub fn schema(&self, slot: &str) -> Option<&Value> {
+        let (kind, plugin) = self.plugin_of.get(slot)?;
+        let id = &self.resolved.component(slot).id;
+        plugin.components().ok()?.iter().find(|info| info.kind == *kind && info.id == *id).map(|info| &info.schema)
+    }
+
     /// Finds, downloads and reads the data.
     pub fn open_data(&self) -> Result<DatasetSpec> {
         self.dataset.open()?;

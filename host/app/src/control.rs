@@ -6,6 +6,7 @@
 use crate::assemble::Assembly;
 use crate::journal::Journal;
 use crate::recipe::{LISTS, Trainer, did_you_mean};
+use crate::side::SideDir;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use solstice_plugin_abi::run::Position;
@@ -41,6 +42,8 @@ pub struct Control {
     pub finish: Option<String>,
     /// Leave the state in this file for a process that goes on with it, and end.
     pub hand_over: Option<PathBuf>,
+    /// Where the process beside this one is asked for a new worker; none in a process without one.
+    pub side: Option<SideDir>,
     /// The last command that changed something, for exact resume.
     pub last_command: i64,
     /// An evaluation that a stop cut short: what goes on from the checkpoint begins with it.
@@ -109,6 +112,7 @@ impl Control {
             stop: None,
             finish: saved.finish,
             hand_over: None,
+            side: None,
             last_command: saved.last_command,
             unfinished: saved.unfinished,
             replay: replay.into(),
@@ -178,10 +182,41 @@ impl Control {
                 self.hand_over = Some(path.into());
                 Ok(String::new())
             }
+            "reload" => {
+                let side = self.side.as_ref().filter(|side| side.reloads_file().exists());
+                let side =
+                    side.ok_or("nothing beside this process starts a new one: stop the run, and resume it with the rebuilt plugin")?;
+                std::fs::write(side.reload_file(), "").map_err(|error| format!("cannot ask for a new process: {error}"))?;
+                Ok("a new process loads the plugins and takes the run over when it is ready".into())
+            }
             // A rebuild that failed: the run goes on as it is, and the event says why.
             "reload_failed" => Ok(command.args["message"].as_str().unwrap_or_default().into()),
-            other => Err(format!("there is no command `{other}`: a run takes pause, resume, step, eval, checkpoint, stop and set")),
+            other => Err(format!("there is no command `{other}`: a run takes pause, resume, step, eval, checkpoint, stop, reload and set")),
         }
+    }
+
+    /// What can be changed while the run goes on, for those who only have its store: each key with its present value, its range where a plugin's
+    /// schema has one, and what it is.
+    pub fn live_event(&self, assembly: &Assembly, step: u64) -> Event {
+        let trainer = serde_json::to_value(&self.trainer).expect("trainer settings are plain data");
+        let scalars = self.live.iter().map(|(key, value)| {
+            let mut told = json!({ "key": key, "value": value });
+            let schema = schema_of(assembly, key);
+            for (name, words) in [("minimum", ["minimum", "exclusiveMinimum"]), ("maximum", ["maximum", "exclusiveMaximum"])] {
+                told[name] = words.iter().find_map(|word| schema.get(word)).cloned().unwrap_or_default();
+            }
+            told["doc"] = schema["description"].clone();
+            told
+        });
+        let settings = LIVE_SETTINGS.iter().map(|name| {
+            let minimum = trainer[*name].is_u64().then_some(0);
+            json!({ "key": format!("trainer.{name}"), "value": trainer[*name], "minimum": minimum, "doc": setting_doc(name) })
+        });
+        let settings: Vec<Value> = scalars.chain(settings).collect();
+        let reloads = self.side.as_ref().is_some_and(|side| side.reloads_file().exists());
+        let keys: Vec<&str> = self.live.keys().map(String::as_str).chain(LIVE_SETTINGS).collect();
+        let new = json!({ "settings": settings, "reloads": reloads });
+        Event { new: Some(new), ..Event::new(step, "live", "worker", format!("can be changed: {}", keys.join(", "))) }
     }
 
     /// Changes a live scalar or setting; answers with old and new value.
@@ -285,5 +320,46 @@ impl Control {
             }
         }
         assembly.with_field(&slot, field, &json!(number)).map(drop).map_err(|error| crate::outcome::sentence(&error))
+    }
+}
+
+/// What a live scalar's plugin says of it: description and range. Nothing for one that is no setting.
+fn schema_of(assembly: &Assembly, key: &str) -> Value {
+    let words: Vec<&str> = key.split('.').collect();
+    if words[0] == "trainer" {
+        let doc = match words.last() {
+            Some(&"clip") => "Bound on the gradients",
+            Some(&"lr") => "Factor on the learning rate of this group",
+            Some(&"weight_decay") => "Factor on the weight decay of this group",
+            _ => return Value::Null,
+        };
+        return json!({ "minimum": 0, "description": doc });
+    }
+    let slot_words = if LISTS.contains(&words[0]) { 2 } else { 1 };
+    let slot = words[..slot_words.min(words.len())].join(".");
+    let is_slot = assembly.resolved.components.contains_key(&slot) || slot_words == 2;
+    let Some(root) = assembly.schema(&slot).filter(|_| is_slot) else { return Value::Null };
+    let follow = |schema: &Value| -> Value {
+        let pointer = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
+        let mut found = pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(schema).clone();
+        // What stands beside a reference describes this place, and not all of its kind.
+        if let Some(doc) = schema.get("description") {
+            found["description"] = doc.clone();
+        }
+        found
+    };
+    words[slot_words.min(words.len())..].iter().fold(root.clone(), |schema, word| follow(&schema["properties"][*word]))
+}
+
+/// What a live setting of the trainer is.
+fn setting_doc(name: &str) -> &'static str {
+    match name {
+        "budget" => "How long to train: `3ep`, `500st`, `30min`",
+        "log_every" => "When to report the training metrics; always at the end",
+        "evaluate_every" => "When to evaluate; always at the end",
+        "checkpoint_every" => "When to save; always at the end and on a stop",
+        "keep_last" => "Newest checkpoints that are kept",
+        "keep_best" => "Best checkpoints that are kept",
+        _ => "Also keep one checkpoint in every span of this length for good",
     }
 }

@@ -105,7 +105,8 @@ pub fn launch(launch: Launch, catalog: &Catalog, side: &SideDir, interrupted: &A
         watch.lap("restore");
     }
     let live = run.live().clone();
-    let control = Control::new(assembly.resolved.trainer.clone(), live, start.saved.clone(), start.replay);
+    let mut control = Control::new(assembly.resolved.trainer.clone(), live, start.saved.clone(), start.replay);
+    control.side = Some(side.clone());
     if launch.verbose {
         eprintln!("{}", summary::table(&summary::of_run(&assembly, &run)));
     }
@@ -138,6 +139,7 @@ pub fn launch(launch: Launch, catalog: &Catalog, side: &SideDir, interrupted: &A
         let fit = if restored.is_exact() { String::new() } else { format!(": {restored}") };
         driver.save_branch(&format!("forked from {parent} at step {}{fit}", driver.run.step)).or_exit(exit::FAILED)?;
     }
+    writer.event(driver.control.live_event(&assembly, driver.run.step));
     let outcome = driver.train(&beginning, &mut watch);
     let code = match &outcome {
         Ok(End::Done(reason)) => {

@@ -67,6 +67,21 @@ impl Reloader {
         (Reloader { command, folder, sources, shaders, watch, color, warming, waiting, building: None, next: None }, notes)
     }
 
+    /// Watches nothing: reloads when it is asked to.
+    pub fn on_request(command: &Command, folder: &Path, color: bool) -> Reloader {
+        let (command, folder, watch) = (command.clone(), folder.to_path_buf(), Watch::new(&[], None));
+        let (sources, waiting) = (vec![], VecDeque::new());
+        Reloader { command, folder, sources, shaders: None, watch, color, warming: None, waiting, building: None, next: None }
+    }
+
+    /// Starts a worker with the plugins' files as they are now; [`Reloader::poll`] does the rest. What there is to say.
+    pub fn reload(&mut self) -> Option<String> {
+        if let Some(mut next) = self.next.take() {
+            next.worker.kill();
+        }
+        self.prepare("plugins", solstice_store::now(), 0.0)
+    }
+
     /// Does what is due; what there is to say. Does not wait.
     pub fn poll(&mut self) -> Vec<String> {
         let mut said = vec![];

@@ -20,6 +20,16 @@ impl SideDir {
         self.0.join("entering")
     }
 
+    /// Is there when the parent starts another worker for this run on request, with the plugins' files as they are then.
+    pub fn reloads_file(&self) -> PathBuf {
+        self.0.join("reloads")
+    }
+
+    /// That request.
+    pub fn reload_file(&self) -> PathBuf {
+        self.0.join("reload")
+    }
+
     /// What the worker and its plugins print.
     pub fn log_file(&self) -> PathBuf {
         self.0.join("worker.log")

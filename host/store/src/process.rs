@@ -45,8 +45,17 @@ pub(crate) fn process_start_ticks(pid: u32) -> Option<i64> {
     after_name.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// It has ended and waits for a parent that does not look, as the first process of many containers does not.
+fn is_zombie(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rfind(')').is_some_and(|bracket| stat[bracket + 1..].trim_start().starts_with(['Z', 'X']))
+}
+
 /// Is `pid` (started at `start_ticks`, where known) a process of this machine? `None` where the system cannot say.
 pub(crate) fn process_is_alive(pid: u32, start_ticks: Option<i64>) -> Option<bool> {
+    if is_zombie(pid) {
+        return Some(false);
+    }
     if let (Some(recorded), Some(found)) = (start_ticks, process_start_ticks(pid)) {
         return Some(recorded == found);
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
@@ -20,8 +21,9 @@ use crate::rows::{
 };
 use crate::{CHECKPOINT_FOLDER, DATABASE_FILE, schema};
 
-/// A heartbeat from this machine this old, whose process is gone, means a lost run.
-const BEAT_STALE_SECS: f64 = 3.0;
+/// A heartbeat from this machine this old, whose process is gone, means a lost run. A fresher one may come from another container of this machine,
+/// whose processes cannot be seen from here; they beat every second.
+const BEAT_STALE_SECS: f64 = 1.5;
 /// A heartbeat from another machine, whose processes cannot be seen from here, means a lost run when this old.
 pub(crate) const FOREIGN_BEAT_STALE_SECS: f64 = 60.0;
 
@@ -47,12 +49,17 @@ pub struct RunReader {
 impl RunReader {
     /// Opens the run in folder `path` (or by its `run.sqlite`).
     pub fn open(path: &Path) -> Result<RunReader> {
+        RunReader::open_within(path, schema::BUSY_TIMEOUT)
+    }
+
+    /// The same for one who reads many runs: another program's lock on this one is waited for no longer than `patience`, here and by each read.
+    pub fn open_within(path: &Path, patience: Duration) -> Result<RunReader> {
         let path = if path.file_name().is_some_and(|name| name == DATABASE_FILE) { path.parent().unwrap_or(path) } else { path };
         let database = path.join(DATABASE_FILE);
         if !database.is_file() {
             return Err(StoreError::NoRun { path: path.to_path_buf(), problem: missing_run_problem(path) });
         }
-        let connection = schema::open_for_reading(&database)?;
+        let connection = schema::open_for_reading(&database, patience)?;
         connection.set_prepared_statement_cache_capacity(64);
         let is_mirror = schema::mirror_source(&connection).map_err(|error| schema::damaged_or_sqlite(error, &database))?.is_some();
         Ok(RunReader { path: path.to_path_buf(), database, connection, is_mirror })
@@ -431,7 +438,12 @@ pub fn find_run(runs_dir: &Path, query: &str) -> Result<PathBuf> {
 
 /// What is wrong with a folder that has no store.
 pub(crate) fn missing_run_problem(path: &Path) -> String {
-    if path.is_dir() {
+    let is_denied = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    if fs::metadata(path.join(DATABASE_FILE)).is_err_and(|error| is_denied(&error))
+        || fs::read_dir(path).is_err_and(|error| is_denied(&error))
+    {
+        "this user may not read the folder: change its permissions".to_string()
+    } else if path.is_dir() {
         format!("the folder has no `{DATABASE_FILE}`")
     } else {
         "there is no such folder. `solstice runs` lists what there is".to_string()

@@ -24,7 +24,7 @@ const MIGRATIONS: &[&str] = &[V1];
 pub(crate) const MIRROR_TABLE: &str = "mirror";
 
 /// How long a connection waits for another one's transaction. Writers hold the file for milliseconds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 // Row ids are never reused (AUTOINCREMENT): a reader that asks for "rows after 500" must see what is written after a rewind deleted 400 to 500.
 const V1: &str = "
@@ -310,12 +310,13 @@ pub(crate) fn bring_up_to_date(connection: &Connection, path: &Path) -> Result<(
     Ok(())
 }
 
-/// Opens the store at `path` without ever changing it; works beside a writer, after a kill, and in a folder that is read-only.
-pub(crate) fn open_for_reading(path: &Path) -> Result<Connection> {
+/// Opens the store at `path` without ever changing it; works beside a writer, after a kill, and in a folder that is read-only. Waits for another
+/// program's lock for `patience`.
+pub(crate) fn open_for_reading(path: &Path, patience: Duration) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = |location: &Path, flags| {
         let connection = Connection::open_with_flags(location, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.busy_timeout(patience)?;
         // The first read is where a missing `-shm` file shows.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(connection)

@@ -492,7 +492,7 @@ pub fn writer_of(folder: &Path) -> Option<String> {
 
 /// The process of another machine that writes the store by its fresh heartbeat. The lock does not reach over every network file system.
 fn foreign_writer(database: &Path) -> Option<Heartbeat> {
-    let connection = schema::open_for_reading(database).ok()?;
+    let connection = schema::open_for_reading(database, schema::BUSY_TIMEOUT).ok()?;
     read::heartbeat(&connection).ok()?.filter(is_fresh_and_foreign)
 }
 
@@ -588,15 +588,17 @@ fn lock_run(folder: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            let heartbeat =
-                schema::open_for_reading(&folder.join(DATABASE_FILE)).ok().and_then(|connection| read::heartbeat(&connection).ok()?);
+            let heartbeat = schema::open_for_reading(&folder.join(DATABASE_FILE), schema::BUSY_TIMEOUT)
+                .ok()
+                .and_then(|connection| read::heartbeat(&connection).ok()?);
             let who = heartbeat.map_or_else(|| "another process".to_string(), |beat| writer_name(&beat));
             Err(StoreError::Locked { path: folder.to_path_buf(), who })
         }
         // A file system without locks: the heartbeat is what is left.
         Err(TryLockError::Error(_)) => {
-            let heartbeat =
-                schema::open_for_reading(&folder.join(DATABASE_FILE)).ok().and_then(|connection| read::heartbeat(&connection).ok()?);
+            let heartbeat = schema::open_for_reading(&folder.join(DATABASE_FILE), schema::BUSY_TIMEOUT)
+                .ok()
+                .and_then(|connection| read::heartbeat(&connection).ok()?);
             match heartbeat {
                 Some(beat) if beat.host == host_name() && process_is_alive(beat.pid, beat.pid_start) == Some(true) => {
                     Err(StoreError::Locked { path: folder.to_path_buf(), who: writer_name(&beat) })

@@ -20,7 +20,8 @@ const POLL: Duration = Duration::from_millis(50);
 pub fn run(args: &ShowArgs, command: &Command) -> Result<i32> {
     let shaders = if args.watch { solstice_engine::gpu::development_dir() } else { None };
     let mut worker = Worker::start(&Job { shaders, ..Job::of(command) }, Output::Logged)?;
-    let mut reloader = None;
+    let _ = std::fs::write(worker.side().reloads_file(), "");
+    let mut reloader: Option<Reloader> = None;
     let style = match (args.json, args.quiet, std::io::stderr().is_terminal()) {
         (true, ..) => Style::Json,
         (_, true, _) => Style::Quiet,
@@ -48,6 +49,12 @@ pub fn run(args: &ShowArgs, command: &Command) -> Result<i32> {
             reloader = Some(started);
             notes.iter().for_each(|note| view.message(note));
         }
+        if let Some(folder) = &view.folder
+            && std::fs::remove_file(worker.side().reload_file()).is_ok()
+        {
+            let reloader = reloader.get_or_insert_with(|| Reloader::on_request(command, folder, std::io::stderr().is_terminal()));
+            reloader.reload().iter().for_each(|text| view.message(text));
+        }
         if let Some(reloader) = &mut reloader {
             reloader.poll().iter().for_each(|text| view.message(text));
         }
@@ -58,7 +65,10 @@ pub fn run(args: &ShowArgs, command: &Command) -> Result<i32> {
         }
         if let Some(status) = status {
             match reloader.as_mut().and_then(|reloader| reloader.successor(status)) {
-                Some(successor) => worker = successor,
+                Some(successor) => {
+                    worker = successor;
+                    let _ = std::fs::write(worker.side().reloads_file(), "");
+                }
                 None => break status,
             }
         }

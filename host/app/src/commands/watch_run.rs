@@ -418,9 +418,9 @@ fn shortened(name: &str, columns: usize) -> String {
     if count <= columns { name.to_string() } else { format!("…{}", name.chars().skip(count + 1 - columns).collect::<String>()) }
 }
 
-/// Where the start-up time went is for `solstice train --verbose`.
+/// Where the start-up time went is for `solstice train --verbose`, what can be changed for the dashboard.
 fn is_shown(event: &solstice_store::Event) -> bool {
-    event.kind != "startup"
+    !matches!(event.kind.as_str(), "startup" | "live")
 }
 
 fn event_line(event: &solstice_store::Event) -> String {

@@ -1,9 +1,9 @@
 //! [`Library`]: follows runs folders on a thread and publishes a [`Snapshot`] after each change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,14 +19,22 @@ use super::run::{Run, RunData};
 pub(super) const LIVE_INTERVAL: Duration = Duration::from_millis(50);
 /// Between two looks for new, deleted and revived runs.
 pub(super) const FOLDER_INTERVAL: Duration = Duration::from_millis(500);
+/// Looking at all runs takes at most one part in this many of the time, as long as that leaves no more than the longest interval between two looks.
+const FOLDER_SHARE: u32 = 200;
+/// The longest interval.
+const FOLDER_INTERVAL_MAX: Duration = Duration::from_secs(2);
 /// While much is read, a snapshot is published this often.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(50);
 /// Runs whose files are kept open: each takes three descriptors.
 pub(super) const OPEN_RUNS_MAX: usize = 64;
+/// At most these many runs are read at the same time.
+const READERS_MAX: usize = 4;
 /// Sent commands that are remembered.
 const SENT_MAX: usize = 200;
 /// A file in a folder that is a sweep or a cross-validation: its subfolders hold the runs.
 pub(super) const TRIALS_FILE: &str = "trials.json";
+/// First and longest wait before a run that could not be read is tried again.
+const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 /// Folders are listed again this often even if they look unchanged: their times are coarse.
 pub(super) const LISTING_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -253,13 +261,18 @@ impl Follower {
         // The first snapshot comes at once, also from empty folders.
         let mut changed = true;
         loop {
-            let is_folder_time = Instant::now() >= folders_due;
+            let begin = Instant::now();
+            let is_folder_time = begin >= folders_due;
             if is_folder_time {
                 changed |= self.shelf.look_at_folders();
-                folders_due = Instant::now() + FOLDER_INTERVAL;
             }
             changed |= self.shelf.look_at_runs(is_folder_time);
             changed |= self.look_at_outboxes();
+            if is_folder_time {
+                // Thousands of runs are looked at less often, so that an idle window costs next to nothing.
+                let wait = if self.shelf.is_loading() { FOLDER_INTERVAL } else { begin.elapsed() * FOLDER_SHARE };
+                folders_due = Instant::now() + wait.clamp(FOLDER_INTERVAL, FOLDER_INTERVAL_MAX);
+            }
             changed |= self.look_at_sent();
             if changed {
                 self.publish();
@@ -313,9 +326,10 @@ impl Follower {
     }
 
     fn remember(&mut self, command: SentCommand) {
+        let run = command.run.clone();
         self.sent.push(command);
         self.sent.drain(..self.sent.len().saturating_sub(SENT_MAX));
-        self.shelf.wake();
+        self.shelf.wake(&run);
     }
 
     /// What other machines answered, and how the connections to them are.
@@ -379,6 +393,45 @@ struct Entry {
     data: RunData,
     /// The files as they were before everything was read; `None`: read again.
     stamp: Option<Stamp>,
+    /// When one that could not be read is tried again, and how long that was put off.
+    retry: Option<(Instant, Duration)>,
+}
+
+impl Entry {
+    fn new(data: RunData) -> Entry {
+        Entry { data, stamp: None, retry: None }
+    }
+
+    /// There is something to look at. One that is not open costs three looks at its files, and is opened only when they changed or its process may
+    /// have died; `all`: looks at those too.
+    fn is_due(&self, path: &Path, all: bool) -> bool {
+        match self.retry {
+            Some((when, _)) => Instant::now() >= when,
+            None if self.data.is_open() || self.stamp.is_none() => true,
+            None => all && (self.stamp != Some(stamp(path)) || is_live(&self.data)),
+        }
+    }
+
+    /// Reads what is new; true if anything is.
+    fn look(&mut self, path: &Path, open_count: &AtomicUsize) -> bool {
+        let now = stamp(path);
+        let changed = self.data.poll();
+        let run = self.data.run();
+        self.stamp = run.is_complete.then_some(now);
+        self.plan_retry();
+        if run.is_complete && (!is_live(&self.data) || open_count.load(Ordering::Relaxed) >= OPEN_RUNS_MAX) {
+            self.data.close();
+        }
+        open_count.fetch_add(usize::from(self.data.is_open()), Ordering::Relaxed);
+        changed
+    }
+
+    /// Puts the next try off, longer and longer while it fails: it may wait for another program's lock, and all other runs with it.
+    fn plan_retry(&mut self) {
+        let wait = |(_, last): (Instant, Duration)| (last * 2).min(RETRY_WAIT.1);
+        let has_problem = self.data.run().problem.is_some();
+        self.retry = has_problem.then(|| self.retry.map_or(RETRY_WAIT.0, wait)).map(|wait| (Instant::now() + wait, wait));
+    }
 }
 
 /// The runs, on the library's thread.
@@ -389,11 +442,16 @@ struct Shelf {
     /// Folders that were listed, with the time of their last change.
     listed: Vec<(PathBuf, Option<SystemTime>)>,
     listed_at: Option<Instant>,
+    /// Runs that are read at the same time while many are opened.
+    reader_count_max: usize,
 }
 
 impl Shelf {
     fn new(folders: &[PathBuf]) -> Shelf {
-        Shelf { folders: folders.to_vec(), runs: BTreeMap::new(), problems: Vec::new(), listed: Vec::new(), listed_at: None }
+        // One processor is the window's.
+        let reader_count_max = std::thread::available_parallelism().map_or(1, |count| count.get() - 1).clamp(1, READERS_MAX);
+        let (folders, runs) = (folders.to_vec(), BTreeMap::new());
+        Shelf { folders, runs, problems: Vec::new(), listed: Vec::new(), listed_at: None, reader_count_max }
     }
 
     /// Finds new runs and forgets deleted ones; true if there were any. Lists nothing while no folder has changed.
@@ -415,44 +473,48 @@ impl Shelf {
         let count = self.runs.len();
         self.runs.retain(|path, _| listing.runs.contains_key(path));
         changed |= self.runs.len() != count;
+        let mut ids: Option<BTreeSet<String>> = None;
         for (path, group) in listing.runs {
-            self.runs.entry(path).or_insert_with_key(|path| {
+            if !self.runs.contains_key(&path) {
+                let ids = ids.get_or_insert_with(|| self.runs.values().map(|entry| entry.data.run().id.clone()).collect());
+                let id = free_id(&path, ids);
+                ids.insert(id.clone());
+                self.runs.insert(path.clone(), Entry::new(RunData::in_group(&path, group).with_id(id)));
                 changed = true;
-                Entry { data: RunData::in_group(path, group), stamp: None }
-            });
+            }
         }
         changed
     }
 
     /// Reads what is new in the runs, for [`PUBLISH_INTERVAL`] at most; true if anything is. `all`: also looks at those that are over.
     fn look_at_runs(&mut self, all: bool) -> bool {
-        let start = Instant::now();
-        let mut changed = false;
-        let mut open_count = 0;
-        for (path, entry) in self.runs.iter_mut().rev() {
-            if start.elapsed() >= PUBLISH_INTERVAL {
-                break;
+        let end = Instant::now() + PUBLISH_INTERVAL;
+        let mut due: Vec<(&PathBuf, &mut Entry)> = self.runs.iter_mut().rev().filter(|(path, entry)| entry.is_due(path, all)).collect();
+        // What goes on does not wait for what is opened.
+        due.sort_by_key(|(_, entry)| entry.stamp.is_none());
+        let reader_count = due.iter().filter(|(_, entry)| entry.stamp.is_none()).count().clamp(1, self.reader_count_max);
+        let (due, open_count) = (Mutex::new(due.into_iter()), AtomicUsize::new(0));
+        let read = || {
+            let mut changed = false;
+            while Instant::now() < end {
+                let next = due.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
+                let Some((path, entry)) = next else { break };
+                changed |= entry.look(path, &open_count);
             }
-            // One that is not open costs three looks at its files, and is opened only when they changed or its process may have died.
-            let is_read = !entry.data.is_open() && entry.stamp.is_some();
-            if is_read && (!all || (entry.stamp == Some(stamp(path)) && !is_live(&entry.data))) {
-                continue;
-            }
-            let now = stamp(path);
-            changed |= entry.data.poll();
-            let run = entry.data.run();
-            entry.stamp = run.is_complete.then_some(now);
-            if run.is_complete && (!is_live(&entry.data) || open_count >= OPEN_RUNS_MAX) {
-                entry.data.close();
-            }
-            open_count += usize::from(entry.data.is_open());
-        }
-        changed
+            changed
+        };
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (1..reader_count).map(|_| scope.spawn(read)).collect();
+            // A panic there was printed when it happened.
+            readers.into_iter().fold(read(), |changed, reader| reader.join().unwrap_or(true) || changed)
+        })
     }
 
-    /// Looks at every run again by the next call.
-    fn wake(&mut self) {
-        self.runs.values_mut().filter(|entry| entry.data.run().is_complete).for_each(|entry| entry.stamp = None);
+    /// Looks at the run in this folder again by the next call.
+    fn wake(&mut self, path: &Path) {
+        if let Some(entry) = self.runs.get_mut(path).filter(|entry| entry.data.run().is_complete) {
+            (entry.stamp, entry.retry) = (None, None);
+        }
     }
 
     fn is_loading(&self) -> bool {
@@ -471,6 +533,18 @@ impl Shelf {
     }
 }
 
+/// The folder's name, with as much of the path before it as tells it from `taken`.
+fn free_id(path: &Path, taken: &BTreeSet<String>) -> String {
+    let mut id = String::new();
+    for part in path.components().rev().map(|part| part.as_os_str().to_string_lossy()) {
+        id = if id.is_empty() { part.into_owned() } else { format!("{part}/{id}") };
+        if !taken.contains(&id) {
+            break;
+        }
+    }
+    id
+}
+
 /// A process works on the run, or may.
 fn is_live(data: &RunData) -> bool {
     data.run().info.as_ref().is_some_and(|info| !info.state.is_over())
@@ -478,7 +552,9 @@ fn is_live(data: &RunData) -> bool {
 
 pub(super) fn stamp(path: &Path) -> Stamp {
     let of = |name: &str| fs::metadata(path.join(name)).ok().and_then(|file| Some((file.len(), file.modified().ok()?)));
-    [of(DATABASE_FILE), of(&format!("{DATABASE_FILE}-wal"))]
+    // Reading leaves an empty one behind, which is no news.
+    let wal = of(&format!("{DATABASE_FILE}-wal")).filter(|(len, _)| *len > 0);
+    [of(DATABASE_FILE), wal]
 }
 
 pub(super) fn changed_time(path: &Path) -> Option<SystemTime> {

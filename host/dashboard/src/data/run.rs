@@ -12,18 +12,22 @@ use solstice_store::{
 use super::series::Series;
 
 /// Rows read at a time.
-const PAGE_ROWS: usize = 1000;
+const PAGE_ROWS: usize = 4000;
 /// A poll begins no new page after this.
 const BITE: Duration = Duration::from_millis(6);
 /// The newest log lines that are kept.
 const LOG_LINES_MAX: usize = 5000;
 /// The state of a run whose process dies changes without a row: looked at this often.
-const STATE_INTERVAL: Duration = Duration::from_secs(1);
+const STATE_INTERVAL: Duration = Duration::from_millis(250);
+/// How long another program's lock on a run is waited for: the other runs wait too.
+const LOCK_PATIENCE: Duration = Duration::from_millis(60);
+/// The list of metrics is read at most in this part of the time: that of a run with thousands takes longer than what is new in it.
+const METRICS_SHARE: u32 = 20;
 
 /// One run as a snapshot shows it.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Name of its folder; names the run.
+    /// Name of its folder, with as much of the path before it as tells it from the other runs that are followed; names the run.
     pub id: String,
     /// Its folder.
     pub path: PathBuf,
@@ -120,6 +124,10 @@ pub struct RunData {
     last_rewind: i64,
     last_event: i64,
     last_log: i64,
+    /// More lines of the log than one bite takes are on disk.
+    has_more_logs: bool,
+    /// The list of metrics is not read before.
+    metrics_due: Option<Instant>,
     names: HashMap<i64, String>,
 }
 
@@ -140,8 +148,16 @@ impl RunData {
             last_rewind: 0,
             last_event: 0,
             last_log: 0,
+            has_more_logs: false,
+            metrics_due: None,
             names: HashMap::new(),
         }
+    }
+
+    /// The same under another id, where the folder's name is not its own.
+    pub fn with_id(mut self, id: String) -> RunData {
+        Arc::make_mut(&mut self.run).id = id;
+        self
     }
 
     /// What is known now. Costs nothing; later polls do not change it.
@@ -199,7 +215,7 @@ impl RunData {
         }
         let reader = match self.reader.take() {
             Some(reader) => reader,
-            None => RunReader::open(&self.run.path)?,
+            None => RunReader::open_within(&self.run.path, LOCK_PATIENCE)?,
         };
         let changed = self.read_with(&reader)?;
         self.reader = Some(reader);
@@ -221,9 +237,9 @@ impl RunData {
         if self.run.info.as_deref() != Some(&info) {
             // The same folder with another run in it: begin again.
             if self.run.info.as_ref().is_some_and(|known| (&known.id, known.created) != (&info.id, info.created)) {
-                let (path, group) = (self.run.path.clone(), self.run.group.clone());
+                let (path, group, id) = (self.run.path.clone(), self.run.group.clone(), self.run.id.clone());
                 let version = self.run.version;
-                *self = RunData::in_group(&path, group);
+                *self = RunData::in_group(&path, group).with_id(id);
                 self.change().version = version + 1;
             }
             self.change().info = Some(Arc::new(info));
@@ -232,10 +248,17 @@ impl RunData {
         if is_quiet {
             return Ok(changed);
         }
-        let metrics = reader.metrics()?;
-        if *self.run.metrics != metrics {
-            self.take_metrics(metrics);
-            changed = true;
+        // A run that is over is not looked at again: its last values must be there.
+        let is_over = self.run.info.as_ref().is_some_and(|info| info.state.is_over());
+        let reads_metrics = is_over || self.metrics_due.is_none_or(|due| Instant::now() >= due);
+        if reads_metrics {
+            let begin = Instant::now();
+            let metrics = reader.metrics()?;
+            if *self.run.metrics != metrics {
+                self.take_metrics(metrics);
+                changed = true;
+            }
+            self.metrics_due = Some(Instant::now() + begin.elapsed() * METRICS_SHARE);
         }
         changed |= self.read_small_tables(reader)?;
         let is_complete = loop {
@@ -250,7 +273,7 @@ impl RunData {
             self.apply(&page.rows, &rewinds);
             self.next_scalar = page.next_row_id;
             if !page.is_full {
-                break true;
+                break !self.has_more_logs;
             }
             if start.elapsed() >= BITE {
                 break false;
@@ -260,7 +283,7 @@ impl RunData {
             self.change().is_complete = is_complete;
             changed = true;
         }
-        self.seen_version = is_complete.then_some(data_version);
+        self.seen_version = (is_complete && reads_metrics).then_some(data_version);
         Ok(changed)
     }
 
@@ -287,13 +310,17 @@ impl RunData {
         }
         let was_taken_back =
             |row: &solstice_store::Scalar| rewinds.iter().any(|rewind| row.id <= rewind.scalar_id && row.at.step > rewind.step);
-        for row in rows.iter().filter(|row| !was_taken_back(row)) {
-            let Some(name) = self.names.get(&row.metric_id) else { continue };
+        // Metric by metric, so that a series is looked up and made writable once a page and not once a row.
+        let mut rows: Vec<&solstice_store::Scalar> = rows.iter().filter(|row| !was_taken_back(row)).collect();
+        rows.sort_by_key(|row| row.metric_id);
+        for rows in rows.chunk_by(|a, b| a.metric_id == b.metric_id) {
+            let Some(name) = self.names.get(&rows[0].metric_id) else { continue };
             if !run.series.contains_key(name) {
                 run.series.insert(name.clone(), Arc::new(Series::new(origin)));
             }
             if let Some(series) = run.series.get_mut(name) {
-                Arc::make_mut(series).push(row);
+                let series = Arc::make_mut(series);
+                rows.iter().for_each(|row| series.push(row));
             }
         }
     }
@@ -308,6 +335,7 @@ impl RunData {
             changed = true;
         }
         let lines = reader.logs_since(self.last_log, LOG_LINES_MAX)?;
+        self.has_more_logs = lines.len() == LOG_LINES_MAX;
         if let Some(last) = lines.last() {
             self.last_log = last.id;
             let logs = Arc::make_mut(&mut self.change().logs);

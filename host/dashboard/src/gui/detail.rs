@@ -299,7 +299,9 @@ pub fn fork_command(run: &Run, step: u64) -> String {
         .as_ref()
         .and_then(|info| info.config.pointer("/components/optimizer/config/lr"))
         .map_or(String::new(), |lr| format!(" --set optimizer.lr={lr}"));
-    format!("solstice fork {}@{step}{folder}{lr}", shell_word(&run.id))
+    // The id may have more than the folder's name, where two runs of the window have the same.
+    let id = run.path.file_name().map_or_else(|| run.id.clone(), |name| name.to_string_lossy().into_owned());
+    format!("solstice fork {}@{step}{folder}{lr}", shell_word(&id))
 }
 
 /// A word as a shell takes it.

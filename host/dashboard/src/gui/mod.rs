@@ -38,6 +38,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How many runs have curves when they are first seen; of more, the older ones are listed only.
 const SHOWN_AT_FIRST: usize = 8;
+/// A longer name of a run is cut.
+const NAME_CHARS_MAX: usize = 160;
 /// Key of the kept part in the window's storage.
 const STORAGE_KEY: &str = "dashboard";
 
@@ -306,10 +308,24 @@ impl Panel<'_> {
 /// The name of a run on screen: the one that people gave it, or the recipe's with the id's last part, which tells its runs apart.
 pub fn run_name(run: &Run) -> String {
     let is_named = run.info.as_ref().is_some_and(|info| info.labels.get("name").is_some_and(|name| !name.is_empty()));
-    match run.id.rsplit_once('-') {
+    let name = match run.id.rsplit_once('-') {
         Some((_, end)) if !is_named && run.title() != run.id => format!("{} {end}", run.title()),
         _ => run.title().to_owned(),
+    };
+    // People and recipes may name a run anything; on screen it is one line.
+    let is_odd = name.len() > NAME_CHARS_MAX || name.chars().any(char::is_control);
+    let name = if is_odd { one_line(&name, NAME_CHARS_MAX) } else { name };
+    // Another run that is followed has the same folder name: its runs folder tells them apart.
+    match run.id.rsplit_once('/') {
+        Some((folder, _)) if name != run.id => format!("{name} ({folder})"),
+        _ => name,
     }
+}
+
+/// A text as one line of at most `count` characters.
+pub fn one_line(text: &str, count: usize) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(count).collect();
+    if text.chars().nth(count).is_some() { line + "…" } else { line }
 }
 
 /// What the run is doing; starting, while it could not be read yet.
@@ -757,5 +773,5 @@ fn has_gpu() -> bool {
 
 fn options(renderer: eframe::Renderer) -> eframe::NativeOptions {
     let viewport = egui::ViewportBuilder::default().with_title("Solstice").with_app_id("solstice").with_inner_size([1280.0, 800.0]);
-    eframe::NativeOptions { viewport: viewport.with_min_inner_size([720.0, 420.0]), renderer, ..Default::default() }
+    eframe::NativeOptions { viewport: viewport.with_min_inner_size([640.0, 400.0]), renderer, ..Default::default() }
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 /// Height of a run's row.
 const RUN_HEIGHT: f32 = 50.0;
+/// A row at least as wide says the state in a word.
+const WORD_WIDTH_MIN: f32 = 190.0;
 
 /// Draws the panel.
 pub fn show(ui: &mut Ui, panel: &mut Panel) {
@@ -157,7 +159,9 @@ fn row(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
     // First line: name on the left, state on the right.
     let right = rect.right() - 10.0;
     let state_color = palette.state(state);
-    let word = painter.text(pos2(right, first), Align2::RIGHT_CENTER, state.name(), FontId::proportional(12.0), state_color);
+    // Where there is no room for both, the mark alone tells the state.
+    let state_name = if rect.width() < WORD_WIDTH_MIN { "" } else { state.name() };
+    let word = painter.text(pos2(right, first), Align2::RIGHT_CENTER, state_name, FontId::proportional(12.0), state_color);
     theme::state_mark(&painter, pos2(word.left() - 10.0, first), state, state_color);
     let name_color = if is_shown { palette.text } else { palette.dim };
     elided(ui, &painter, pos2(body_rect.left(), first), word.left() - 22.0 - body_rect.left(), &name, 13.5, name_color);

@@ -29,7 +29,7 @@ pub const KINDS: [(&str, &str); 9] = [
 /// The index in [`KINDS`] of an event; `None` for what stands in the list of events only.
 pub fn kind_of(event: &str) -> Option<usize> {
     let shape = match event {
-        "startup" | "state" | "logger" => return None,
+        "startup" | "live" | "state" | "logger" => return None,
         "eval" | "evaluate" | "evaluation" => "eval",
         "checkpoint" | "checkpoint_failed" | "checkpoint_skipped" => "checkpoint",
         other => KINDS.iter().map(|(_, shape)| *shape).find(|shape| *shape == other).unwrap_or("other"),
