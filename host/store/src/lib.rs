@@ -36,11 +36,11 @@ pub use checkpoint::{
 };
 pub use command::{forget_label, send_command, set_label, wait_command};
 pub use error::{Result, StoreError};
-pub use process::now;
+pub use process::{minute_stamp, now};
 pub use read::{RunReader, Verdict, find_run, list_runs};
 pub use retention::{CheckpointTarget, Monitor, MonitorMode, Retention};
 pub use rows::*;
-pub use write::{NewRun, RunUpdate, RunWriter, WriterOptions, delete_run, writer_of};
+pub use write::{NewRun, RunUpdate, RunWriter, WriterOptions, delete_run, purge_run, restore_run, trash_run, writer_of};
 
 /// Name of the SQLite file in a run's folder.
 pub const DATABASE_FILE: &str = "run.sqlite";

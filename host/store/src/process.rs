@@ -8,7 +8,7 @@ pub fn now() -> f64 {
 }
 
 /// `2026-11-23-1859` (UTC) for a time in seconds since 1970.
-pub(crate) fn minute_stamp(time: f64) -> String {
+pub fn minute_stamp(time: f64) -> String {
     let minutes = (time.max(0.0) / 60.0) as i64;
     let (days, minute_of_day) = (minutes / 1440, minutes % 1440);
     // Civil date from a day count, after Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
@@ -101,6 +101,8 @@ impl Default for WriterOptions {
 const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 /// How the hidden folder of a run that is being deleted ends.
 const DELETED_SUFFIX: &str = ".deleted";
+/// How long a deleted run that nobody purged, as after a crash of the window that could undo it, is left.
+const TRASH_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 /// A store up to this size is checked page by page before a run goes on in it.
 const CHECK_BYTES_MAX: u64 = 256 << 20;
 
@@ -457,29 +459,86 @@ impl Drop for RunWriter {
     }
 }
 
-/// Deletes the run in `folder` with all its checkpoints.
+/// Deletes the run in `folder` with all its checkpoints: [`trash_run`], then [`purge_run`].
 ///
-/// Refuses a folder that is no run, and a run that a live process writes. The run disappears at once or not at all: it is renamed to a hidden
-/// folder first, and what a kill leaves of that goes when the next run is made. A damaged store, or one of a newer version, can be deleted too.
+/// Refuses a folder that is no run, and a run that a live process writes. The run disappears at once or not at all. A damaged store, or one of a
+/// newer version, can be deleted too.
 pub fn delete_run(folder: &Path) -> Result<()> {
+    purge_run(&trash_run(folder)?)
+}
+
+/// Puts the run in `folder` away: it disappears from every list at once, and [`restore_run`] brings it back from the hidden folder beside it that
+/// is returned. What nobody restores or purges goes when the next run is made, a day later at the earliest.
+///
+/// Refuses what [`delete_run`] refuses.
+pub fn trash_run(folder: &Path) -> Result<PathBuf> {
     if !folder.join(DATABASE_FILE).is_file() {
         return Err(StoreError::NoRun { path: folder.to_path_buf(), problem: read::missing_run_problem(folder) });
     }
-    let refused = |error| match error {
-        StoreError::Locked { path, who } => StoreError::InUse { path, who },
-        other => other,
-    };
     // The name below must be that of the run's own folder, also for `.` or a link.
     let folder = folder.canonicalize().map_err(StoreError::io("find the run folder", folder))?;
-    let lock = lock_run(&folder).map_err(refused)?;
+    let lock = lock_to_delete(&folder)?;
     if let Some(other) = foreign_writer(&folder.join(DATABASE_FILE)) {
         return Err(StoreError::InUse { path: folder, who: writer_name(&other) });
     }
+    // The time of the lock says when this was, and so how long the run can be restored: a folder keeps its own time when it is renamed.
+    lock.set_modified(SystemTime::now()).map_err(StoreError::io("mark the run as deleted", &folder))?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let hidden = folder.with_file_name(format!(".{name}{DELETED_SUFFIX}"));
     fs::rename(&folder, &hidden).map_err(StoreError::io("delete the run", &folder))?;
-    drop(lock);
-    fs::remove_dir_all(&hidden).map_err(StoreError::io("delete what is left of the run in", &hidden))
+    Ok(hidden)
+}
+
+/// Brings back what [`trash_run`] put into `hidden`, and returns the run's folder, which is the very one it was.
+///
+/// Errors: `StoreError::NoRun` when nothing that can be restored is there; `StoreError::Io` when another run took its place meanwhile.
+pub fn restore_run(hidden: &Path) -> Result<PathBuf> {
+    let no_run = |problem: &str| StoreError::NoRun { path: hidden.to_path_buf(), problem: problem.to_string() };
+    let name = trashed_name(hidden).ok_or_else(|| no_run("this is not the folder of a deleted run"))?;
+    if !hidden.join(DATABASE_FILE).is_file() {
+        return Err(no_run("the deleted run is gone for good"));
+    }
+    let folder = hidden.with_file_name(&name);
+    let _lock = lock_to_delete(hidden)?;
+    if folder.exists() {
+        let source = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+        return Err(StoreError::Io { action: "restore the deleted run to", path: folder, source });
+    }
+    fs::rename(hidden, &folder).map_err(StoreError::io("restore the deleted run to", &folder))?;
+    Ok(folder)
+}
+
+/// Deletes for good what [`trash_run`] put into `hidden`; nothing happens where nothing is.
+///
+/// Errors: `StoreError::NoRun` for any other folder.
+pub fn purge_run(hidden: &Path) -> Result<()> {
+    if trashed_name(hidden).is_none() {
+        let problem = "this is not the folder of a deleted run".to_string();
+        return Err(StoreError::NoRun { path: hidden.to_path_buf(), problem });
+    }
+    if !hidden.exists() {
+        return Ok(());
+    }
+    // Without its store it can neither be restored nor be taken for a run by anybody.
+    match fs::remove_file(hidden.join(DATABASE_FILE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::io("delete what is left of the run in", hidden)(error))
+        }
+        _ => fs::remove_dir_all(hidden).map_err(StoreError::io("delete what is left of the run in", hidden)),
+    }
+}
+
+/// The name that a deleted run had, by that of its hidden folder.
+fn trashed_name(hidden: &Path) -> Option<String> {
+    let name = hidden.file_name()?.to_str()?;
+    name.strip_prefix('.')?.strip_suffix(DELETED_SUFFIX).filter(|name| !name.is_empty()).map(str::to_string)
+}
+
+fn lock_to_delete(folder: &Path) -> Result<File> {
+    lock_run(folder).map_err(|error| match error {
+        StoreError::Locked { path, who } => StoreError::InUse { path, who },
+        other => other,
+    })
 }
 
 /// Who writes the run in `folder` at this moment, if somebody does: `process 4242 on host7`.
@@ -563,19 +622,25 @@ fn build_run(folder: &Path, id: &str, run: &NewRun) -> Result<File> {
     Ok(lock)
 }
 
-/// Removes what dead processes left: runs that were being made (their lock is a minute old and nobody holds it) and runs that were being deleted.
-/// What cannot be removed is left.
+/// Removes what dead processes left: runs that were being made (their lock is a minute old and nobody holds it), and deleted runs that cannot be
+/// restored any more or that nobody restored within [`TRASH_PATIENCE`]. What cannot be removed is left.
 fn remove_dead_drafts(runs_dir: &Path) {
     for entry in fs::read_dir(runs_dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let is_dead = || {
-            let lock = File::open(entry.path().join(LOCK_FILE)).ok()?;
+        let path = entry.path();
+        // Since when, and nobody holds it.
+        let lock_age = || {
+            let lock = File::open(path.join(LOCK_FILE)).ok()?;
             let age = lock.metadata().ok()?.modified().ok()?.elapsed().ok()?;
-            Some(age > Duration::from_secs(60) && lock.try_lock().is_ok())
+            lock.try_lock().is_ok().then_some(age)
         };
-        if name.starts_with('.') && (name.ends_with(DELETED_SUFFIX) || (name.ends_with(".new") && is_dead() == Some(true))) {
-            let _ = fs::remove_dir_all(entry.path());
+        let is_older = |limit: Duration| lock_age().is_some_and(|age| age > limit);
+        if name.starts_with('.')
+            && ((name.ends_with(DELETED_SUFFIX) && (!path.join(DATABASE_FILE).is_file() || is_older(TRASH_PATIENCE)))
+                || (name.ends_with(".new") && is_older(Duration::from_secs(60))))
+        {
+            let _ = fs::remove_dir_all(path);
         }
     }
 }

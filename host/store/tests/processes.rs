@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use common::{Random, checkpoint_at, new_run, tensors};
 use serde_json::json;
 use solstice_store::{
-    CommandState, DType, RunReader, RunState, RunWriter, StoreError, Tensor, delete_run, list_runs, load_checkpoint, send_command,
-    wait_command,
+    CommandState, DType, RunReader, RunState, RunWriter, StoreError, Tensor, delete_run, list_runs, load_checkpoint, purge_run,
+    restore_run, send_command, trash_run, wait_command,
 };
 
 #[test]
@@ -253,6 +253,77 @@ fn a_deleted_run_is_gone_and_only_runs_are_deleted() {
     fs::create_dir_all(runs.path().join(".old.deleted/checkpoints")).unwrap();
     RunWriter::create(runs.path(), &new_run()).unwrap();
     assert!(!runs.path().join(".old.deleted").exists());
+}
+
+/// Every file of a folder with its bytes, but those that come and go with a reader.
+fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(contents(&path).into_iter().map(|(name, bytes)| (Path::new(&entry.file_name()).join(name), bytes)));
+        } else if !["run.lock", "run.sqlite-shm", "run.sqlite-wal"].iter().any(|name| entry.file_name() == *name) {
+            found.push((entry.file_name().into(), fs::read(&path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_deleted_run_comes_back_as_it_was_until_it_is_purged() {
+    let runs = tempfile::tempdir().unwrap();
+    let writer = RunWriter::create(runs.path(), &new_run()).unwrap();
+    writer.scalar(1, "train/loss", 0.5);
+    writer.save_checkpoint(&checkpoint_at(1), &tensors()).unwrap();
+    let path = writer.path().to_path_buf();
+    // While it is written it stays where it is.
+    let error = trash_run(&path).unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    assert!(path.exists());
+    drop(writer);
+    let before = contents(&path);
+    assert!(before.len() >= 3, "store, recipe, checkpoint");
+    let hidden = trash_run(&path).unwrap();
+    assert!(!path.exists() && list_runs(runs.path()).unwrap().is_empty());
+    assert_eq!(hidden.parent(), Some(runs.path()));
+    // The next run does not sweep it up: somebody may undo the deletion.
+    RunWriter::create(runs.path(), &new_run()).unwrap();
+    assert_eq!(restore_run(&hidden).unwrap(), path);
+    assert_eq!(contents(&path), before);
+    RunWriter::open(&path).unwrap();
+    // A run that came into its place is not overwritten.
+    let hidden = trash_run(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    let sentence = restore_run(&hidden).unwrap_err().to_string();
+    assert!(sentence.contains("restore the deleted run"), "{sentence}");
+    fs::remove_dir(&path).unwrap();
+    purge_run(&hidden).unwrap();
+    assert!(!hidden.exists());
+    purge_run(&hidden).unwrap();
+    let sentence = restore_run(&hidden).unwrap_err().to_string();
+    assert!(sentence.contains("gone for good"), "{sentence}");
+    // Neither takes any other folder.
+    let other = list_runs(runs.path()).unwrap().remove(0).path;
+    assert!(matches!(purge_run(&other), Err(StoreError::NoRun { .. })));
+    assert!(matches!(restore_run(&other), Err(StoreError::NoRun { .. })));
+    assert!(other.exists());
+}
+
+#[test]
+fn a_deleted_run_that_nobody_wants_goes_a_day_later() {
+    let runs = tempfile::tempdir().unwrap();
+    let trashed = |age_hours: u64| {
+        let path = RunWriter::create(runs.path(), &new_run()).unwrap().path().to_path_buf();
+        let hidden = trash_run(&path).unwrap();
+        let lock = fs::File::options().write(true).open(hidden.join("run.lock")).unwrap();
+        lock.set_modified(std::time::SystemTime::now() - Duration::from_secs(age_hours * 3600)).unwrap();
+        hidden
+    };
+    let (young, old) = (trashed(23), trashed(25));
+    // The folder itself may be as old as it likes: it is the time of the deletion that counts.
+    RunWriter::create(runs.path(), &new_run()).unwrap();
+    assert!(young.exists() && !old.exists());
 }
 
 #[test]

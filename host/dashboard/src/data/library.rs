@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use serde_json::{Value, json};
-use solstice_store::{CommandState, DATABASE_FILE};
+use solstice_store::{CommandState, DATABASE_FILE, StoreError};
 
 use super::run::{Run, RunData};
 
@@ -40,6 +41,12 @@ pub(super) const LISTING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Kind of a [`SentCommand`] that set or took away a mark.
 pub const LABEL: &str = "label";
+/// Kind of a [`SentCommand`] that deleted a run.
+pub const DELETE: &str = "delete";
+/// Kind of a [`SentCommand`] that brought a deleted run back.
+pub const RESTORE: &str = "restore";
+/// Kind of a [`SentCommand`] that wrote a text beside a runs folder; its `run` is the file.
+pub const SAVE: &str = "save";
 
 /// What the runs folders held at one moment. Never changes.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +59,8 @@ pub struct Snapshot {
     pub problems: Vec<String>,
     /// Commands sent from here, oldest first, with what became of them.
     pub sent: Vec<SentCommand>,
+    /// Runs deleted from here that can be restored, oldest first.
+    pub trashed: Vec<Trashed>,
     /// Some run is not read to its end yet.
     pub is_loading: bool,
 }
@@ -64,13 +73,59 @@ impl Snapshot {
         while shelf.is_loading() {
             shelf.look_at_runs(true);
         }
-        shelf.snapshot(1, &[])
+        shelf.snapshot(1, &[], &[])
     }
 
     /// The run in this folder.
     pub fn run(&self, path: &Path) -> Option<&Arc<Run>> {
         self.runs.iter().find(|run| run.path == path)
     }
+}
+
+/// A deleted run that can be restored as long as the window is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trashed {
+    /// What people called it.
+    pub title: String,
+    /// The folder that it had.
+    pub run: PathBuf,
+    /// Where it waits.
+    pub hidden: PathBuf,
+    /// Runs that were deleted together have the same.
+    pub batch: u64,
+}
+
+impl Trashed {
+    /// Puts a run away.
+    ///
+    /// Errors: as [`solstice_store::trash_run`].
+    pub fn new(run: &Path, title: &str, batch: u64) -> Result<Trashed, StoreError> {
+        let hidden = solstice_store::trash_run(run)?;
+        Ok(Trashed { title: title.to_string(), run: run.to_path_buf(), hidden, batch })
+    }
+}
+
+/// Writes `text` to a new file beside `folder`: `runs-table.csv`, and where that is taken `runs-table-2.csv`. Returns its path.
+///
+/// Errors: a sentence.
+pub fn save_beside(folder: &Path, ending: &str, text: &str) -> Result<PathBuf, String> {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    let stem = folder.file_name().map_or_else(|| "runs".into(), |name| name.to_string_lossy().into_owned());
+    for count in 1..1000 {
+        let number = if count == 1 { String::new() } else { format!("-{count}") };
+        let path = folder.with_file_name(format!("{stem}-table{number}.{ending}"));
+        match fs::File::create_new(&path) {
+            Ok(mut file) => {
+                return file
+                    .write_all(text.as_bytes())
+                    .map(|()| path.clone())
+                    .map_err(|error| format!("cannot write {}: {error}", path.display()));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(format!("cannot make {}: {error}", path.display())),
+        }
+    }
+    Err(format!("there are a thousand tables beside {} already: delete some", folder.display()))
 }
 
 /// How far a command sent from here is.
@@ -138,13 +193,16 @@ pub trait Outbox: Send + Sync {
 
 enum Request {
     Send(SentCommand),
+    Trash(Vec<SentCommand>),
+    Restore(Vec<SentCommand>),
+    Save(SentCommand, &'static str, String),
     AddFolder(PathBuf),
     Stop,
 }
 
 type OnChange = Box<dyn Fn() + Send + Sync>;
 
-/// Follows runs folders. Dropping it ends its thread.
+/// Follows runs folders. Dropping it ends its thread and deletes for good what was deleted from here.
 pub struct Library {
     snapshot: Arc<ArcSwap<Snapshot>>,
     on_change: Arc<Mutex<Option<OnChange>>>,
@@ -170,6 +228,8 @@ impl Library {
             outboxes,
             problems: Vec::new(),
             sent: Vec::new(),
+            trashed: Vec::new(),
+            batches: 0,
             snapshot: snapshot.clone(),
             on_change: on_change.clone(),
             version: 0,
@@ -213,6 +273,24 @@ impl Library {
         ticket
     }
 
+    /// Deletes these runs, together. They can be restored from [`Snapshot::trashed`] until the library is dropped, which deletes them for good.
+    /// A run that is being written is left; the sentence stands in [`Snapshot::sent`] under the kind [`DELETE`].
+    pub fn trash(&self, runs: &[PathBuf]) {
+        let commands = runs.iter().map(|run| self.command(run, DELETE, Value::Null)).collect();
+        let _ = self.requests.send(Request::Trash(commands));
+    }
+
+    /// Brings back deleted runs by the hidden folders they wait in.
+    pub fn restore(&self, hidden: &[PathBuf]) {
+        let commands = hidden.iter().map(|hidden| self.command(hidden, RESTORE, Value::Null)).collect();
+        let _ = self.requests.send(Request::Restore(commands));
+    }
+
+    /// Writes a text to a new file beside `folder`; where stands in [`Snapshot::sent`] under the kind [`SAVE`].
+    pub fn save_beside(&self, folder: &Path, ending: &'static str, text: String) {
+        let _ = self.requests.send(Request::Save(self.command(folder, SAVE, Value::Null), ending, text));
+    }
+
     /// Follows one more runs folder.
     pub fn add_folder(&self, folder: &Path) {
         let _ = self.requests.send(Request::AddFolder(folder.to_path_buf()));
@@ -249,6 +327,8 @@ struct Follower {
     /// Of the outboxes, as they were published.
     problems: Vec<String>,
     sent: Vec<SentCommand>,
+    trashed: Vec<Trashed>,
+    batches: u64,
     snapshot: Arc<ArcSwap<Snapshot>>,
     on_change: Arc<Mutex<Option<OnChange>>>,
     version: u64,
@@ -285,7 +365,7 @@ impl Follower {
                 (false, false) => FOLDER_INTERVAL,
             };
             match inbox.recv_timeout(wait) {
-                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return self.purge(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(request) => {
                     self.carry_out(request);
@@ -303,6 +383,18 @@ impl Follower {
                     self.shelf.look_at_folders();
                 }
                 return;
+            }
+            Request::Trash(commands) => {
+                self.batches += 1;
+                return commands.into_iter().for_each(|command| self.trash(command));
+            }
+            Request::Restore(commands) => return commands.into_iter().for_each(|command| self.restore(command)),
+            Request::Save(mut command, ending, text) => {
+                match save_beside(&command.run, ending, &text) {
+                    Ok(path) => (command.state, command.run) = (SentState::Done, path),
+                    Err(sentence) => (command.state, command.reason) = (SentState::Failed, Some(sentence)),
+                }
+                return self.remember(command);
             }
             Request::Send(command) => command,
             Request::Stop => return,
@@ -347,6 +439,50 @@ impl Follower {
         changed
     }
 
+    fn trash(&mut self, mut command: SentCommand) {
+        if self.outboxes.iter().any(|outbox| command.run.starts_with(outbox.folder())) {
+            (command.state, command.reason) =
+                (SentState::Failed, Some("a run of another machine is deleted there, not from here".to_string()));
+            return self.remember(command);
+        }
+        let title = match self.shelf.runs.get_mut(&command.run) {
+            Some(entry) => {
+                // An open file may keep a folder from being renamed.
+                entry.data.close();
+                entry.data.run().title().to_string()
+            }
+            None => command.run.display().to_string(),
+        };
+        match Trashed::new(&command.run, &title, self.batches) {
+            Ok(trashed) => {
+                command.state = SentState::Done;
+                self.trashed.push(trashed);
+            }
+            Err(error) => (command.state, command.reason) = (SentState::Failed, Some(error.to_string())),
+        }
+        self.remember(command);
+        self.shelf.list_again();
+    }
+
+    fn restore(&mut self, mut command: SentCommand) {
+        match solstice_store::restore_run(&command.run) {
+            Ok(_) => command.state = SentState::Done,
+            Err(error) => (command.state, command.reason) = (SentState::Failed, Some(error.to_string())),
+        }
+        // What cannot be restored now may be later, unless it is gone.
+        let is_settled = command.state == SentState::Done || !command.run.exists();
+        self.trashed.retain(|trashed| !is_settled || trashed.hidden != command.run);
+        self.remember(command);
+        self.shelf.list_again();
+    }
+
+    /// Deletes for good what was not restored. What a crash leaves goes when a run is made, a day later.
+    fn purge(&mut self) {
+        for trashed in self.trashed.drain(..) {
+            let _ = solstice_store::purge_run(&trashed.hidden);
+        }
+    }
+
     /// Follows what workers make of the commands sent from here.
     fn look_at_sent(&mut self) -> bool {
         let mut changed = false;
@@ -377,7 +513,7 @@ impl Follower {
 
     fn publish(&mut self) {
         self.version += 1;
-        let mut snapshot = self.shelf.snapshot(self.version, &self.sent);
+        let mut snapshot = self.shelf.snapshot(self.version, &self.sent, &self.trashed);
         snapshot.problems.extend_from_slice(&self.problems);
         self.snapshot.store(Arc::new(snapshot));
         if let Some(wake) = &*self.on_change.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
@@ -510,6 +646,12 @@ impl Shelf {
         })
     }
 
+    /// Lists the folders at once, as after a run was deleted or restored here.
+    fn list_again(&mut self) {
+        self.listed_at = None;
+        self.look_at_folders();
+    }
+
     /// Looks at the run in this folder again by the next call.
     fn wake(&mut self, path: &Path) {
         if let Some(entry) = self.runs.get_mut(path).filter(|entry| entry.data.run().is_complete) {
@@ -525,11 +667,11 @@ impl Shelf {
         self.runs.values().any(|entry| entry.data.is_open())
     }
 
-    fn snapshot(&self, version: u64, sent: &[SentCommand]) -> Snapshot {
+    fn snapshot(&self, version: u64, sent: &[SentCommand], trashed: &[Trashed]) -> Snapshot {
         let mut runs: Vec<Arc<Run>> = self.runs.values().map(|entry| entry.data.run()).collect();
         runs.sort_by(|a, b| b.id.cmp(&a.id).then_with(|| a.path.cmp(&b.path)));
         let is_loading = runs.iter().any(|run| !run.is_complete);
-        Snapshot { version, runs, problems: self.problems.clone(), sent: sent.to_vec(), is_loading }
+        Snapshot { version, runs, problems: self.problems.clone(), sent: sent.to_vec(), trashed: trashed.to_vec(), is_loading }
     }
 }
 

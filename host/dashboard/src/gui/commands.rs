@@ -211,6 +211,10 @@ pub fn pressed(context: &egui::Context) -> Vec<Action> {
                 if modifiers.is_none() && (input.modifiers.command || input.modifiers.alt) {
                     return false;
                 }
+                // A text field takes back what was typed in it.
+                if typing && entry.action == Action::Undo {
+                    return false;
+                }
                 // `consume_shortcut` lets Shift through where the key itself needs it, as `?` and `+` do on many keyboards.
                 input.consume_shortcut(&KeyboardShortcut::new(modifiers, key))
                     || (key == Key::Questionmark && input.consume_key(Modifiers::SHIFT, Key::Questionmark))

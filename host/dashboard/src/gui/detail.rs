@@ -2,13 +2,18 @@
 
 use super::axis::{duration, short};
 use super::launch;
+use super::table::facts::{Facts, metric_names};
 use super::theme::{self, Palette};
 use super::{Panel, run_name};
 use crate::data::Run;
 use eframe::egui::{self, CollapsingHeader, RichText, ScrollArea, Ui};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Runs that are compared side by side.
+const COMPARED_MAX: usize = 8;
 
 /// The pages of the panel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,17 +154,112 @@ pub fn flat(config: &Value) -> BTreeMap<String, String> {
     found
 }
 
-/// Keys whose values differ, with both; `-` where one has none.
-pub fn differences(one: &Value, other: &Value) -> Vec<(String, String, String)> {
-    let (one, other) = (flat(one), flat(other));
-    let mut keys: Vec<&String> = one.keys().chain(other.keys()).collect();
-    keys.sort();
-    keys.dedup();
-    let of = |map: &BTreeMap<String, String>, key: &String| map.get(key).cloned().unwrap_or_else(|| "-".into());
-    keys.into_iter().filter(|key| one.get(*key) != other.get(*key)).map(|key| (key.clone(), of(&one, key), of(&other, key))).collect()
+/// Every key of these settings with its value in each, and whether all are the same; keys that differ first, then by name.
+pub fn side_by_side(settings: &[&BTreeMap<String, String>]) -> Vec<(String, Vec<Option<String>>, bool)> {
+    let keys: BTreeSet<&String> = settings.iter().flat_map(|settings| settings.keys()).collect();
+    let row = |key: &String| {
+        let values: Vec<Option<String>> = settings.iter().map(|settings| settings.get(key).cloned()).collect();
+        let is_same = values.windows(2).all(|pair| pair[0] == pair[1]);
+        (key.clone(), values, is_same)
+    };
+    let mut rows: Vec<_> = keys.into_iter().map(row).collect();
+    rows.sort_by_key(|(_, _, is_same)| *is_same);
+    rows
 }
 
 fn compare(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
+    let snapshot = panel.snapshot.clone();
+    panel.session.table.book.update(&snapshot);
+    let chosen = panel.view.chosen();
+    let several = chosen.len() > 1;
+    if several {
+        ui.horizontal(|ui| {
+            let more = chosen.len().saturating_sub(COMPARED_MAX);
+            let text = match more {
+                0 => format!("{} selected runs", chosen.len()),
+                _ => format!("{COMPARED_MAX} of {} selected runs", chosen.len()),
+            };
+            ui.label(RichText::new(text).color(palette.dim));
+            if ui.button("Select one").on_hover_text("Back to this run against another").clicked() {
+                panel.view.also.clear();
+            }
+        });
+    } else {
+        against(ui, panel, run, palette);
+    }
+    let ids: Vec<String> = if several {
+        chosen.into_iter().take(COMPARED_MAX).collect()
+    } else {
+        std::iter::once(run.id.clone()).chain(panel.view.baseline.clone().filter(|id| *id != run.id)).collect()
+    };
+    let runs: Vec<Arc<Facts>> = ids.iter().filter_map(|id| panel.session.table.book.get(id).cloned()).collect();
+    if runs.len() < 2 {
+        ui.label(RichText::new("Ctrl and click on runs in a list compares several").color(palette.dim));
+        return;
+    }
+    let mut only = !panel.view.compare_all;
+    ui.checkbox(&mut only, "Only differences");
+    panel.view.compare_all = !only;
+    let settings: Vec<&BTreeMap<String, String>> = runs.iter().map(|facts| &*facts.settings).collect();
+    let mut rows = side_by_side(&settings);
+    let seeds: Vec<Option<String>> = runs.iter().map(|facts| facts.run.info.as_ref().map(|info| info.seed.to_string())).collect();
+    let is_same = seeds.windows(2).all(|pair| pair[0] == pair[1]);
+    if is_same {
+        rows.push(("seed".into(), seeds, true));
+    } else {
+        rows.insert(0, ("seed".into(), seeds, false));
+    }
+    let differing = rows.iter().filter(|(_, _, is_same)| !is_same).count();
+    if differing == 0 {
+        ui.label("Their settings are the same");
+    }
+    rows.truncate(if only { differing } else { usize::MAX });
+    ScrollArea::both().id_salt("differences").auto_shrink(false).show(ui, |ui| {
+        egui::Grid::new("differences").num_columns(runs.len() + 1).striped(true).spacing([12.0, 4.0]).max_col_width(170.0).show(ui, |ui| {
+            ui.label("");
+            for facts in &runs {
+                let name = egui::Label::new(RichText::new(&facts.name).color(panel_color(panel, &facts.run, palette))).truncate();
+                ui.add(name).on_hover_text(facts.id());
+            }
+            ui.end_row();
+            for (key, values, is_same) in rows {
+                ui.label(RichText::new(&key).color(palette.dim));
+                for value in values {
+                    let color = if is_same { palette.dim } else { palette.text };
+                    let text = value.unwrap_or_else(|| "-".into());
+                    ui.add(egui::Label::new(RichText::new(&text).monospace().color(color)).truncate())
+                        .on_hover_text(format!("{key} {text}"));
+                }
+                ui.end_row();
+            }
+            for name in metric_names(&runs) {
+                let is_greatest = panel.view.table.is_greatest_best(&name);
+                let last = |facts: &Facts| facts.metrics.get(&name).and_then(|values| values.last);
+                let best = |facts: &Facts| facts.metrics.get(&name).and_then(|values| values.best(is_greatest));
+                let title = if is_greatest { "max" } else { "min" };
+                metric_row(ui, &name, &runs.iter().map(|facts| last(facts)).collect::<Vec<_>>(), is_greatest, palette);
+                metric_row(ui, &format!("{title} {name}"), &runs.iter().map(|facts| best(facts)).collect::<Vec<_>>(), is_greatest, palette);
+            }
+        });
+    });
+}
+
+// The best of a row stands out, where one is.
+fn metric_row(ui: &mut Ui, title: &str, values: &[Option<f64>], is_greatest: bool, palette: &Palette) {
+    let finite = values.iter().flatten().copied().filter(|value| value.is_finite());
+    let best = if is_greatest { finite.reduce(f64::max) } else { finite.reduce(f64::min) };
+    let is_result = super::table::facts::is_result(title.trim_start_matches("max ").trim_start_matches("min "));
+    let is_tied = values.iter().all(|value| *value == best);
+    ui.label(RichText::new(title).color(palette.dim));
+    for value in values {
+        let color = if is_result && !is_tied && value.is_some() && *value == best { palette.ok } else { palette.text };
+        ui.label(RichText::new(value.map_or_else(|| "-".into(), short)).monospace().color(color));
+    }
+    ui.end_row();
+}
+
+// The run that one is compared with.
+fn against(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
     let snapshot = panel.snapshot.clone();
     let other =
         panel.view.baseline.as_ref().and_then(|id| snapshot.runs.iter().find(|run| run.id == *id)).filter(|other| other.id != run.id);
@@ -180,43 +280,6 @@ fn compare(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
             })
             .response
             .labelled_by(label.id);
-    });
-    let Some(other) = other else {
-        ui.label(RichText::new("Ctrl and click on a run in the list chooses it too").color(palette.dim));
-        return;
-    };
-    let (Some(one), Some(two)) = (&run.info, &other.info) else { return };
-    let rows = differences(&one.config, &two.config);
-    let seeds = (one.seed != two.seed).then(|| ("seed".to_owned(), one.seed.to_string(), two.seed.to_string()));
-    if rows.is_empty() && seeds.is_none() {
-        ui.label("Their settings are the same");
-    }
-    ScrollArea::both().id_salt("differences").auto_shrink(false).show(ui, |ui| {
-        egui::Grid::new("differences").num_columns(3).striped(true).spacing([12.0, 4.0]).show(ui, |ui| {
-            for (title, color) in
-                [("", palette.dim), ("this", panel_color(panel, run, palette)), ("other", panel_color(panel, other, palette))]
-            {
-                ui.label(RichText::new(title).color(color));
-            }
-            ui.end_row();
-            for (key, one, two) in seeds.into_iter().chain(rows) {
-                ui.label(RichText::new(key).color(palette.dim));
-                ui.label(RichText::new(one).monospace());
-                ui.label(RichText::new(two).monospace());
-                ui.end_row();
-            }
-            ui.label(RichText::new("Last values").color(palette.accent));
-            ui.end_row();
-            for (name, series) in &run.series {
-                let (one, two) = (series.last(), other.series.get(name).and_then(|series| series.last()));
-                if let (Some(one), Some(two)) = (one, two) {
-                    ui.label(RichText::new(name).color(palette.dim));
-                    ui.label(RichText::new(short(one.value)).monospace());
-                    ui.label(RichText::new(short(two.value)).monospace());
-                    ui.end_row();
-                }
-            }
-        });
     });
 }
 
@@ -337,10 +400,23 @@ mod tests {
     }
 
     #[test]
-    fn differences_show_both_sides() {
-        let (one, other) = (json!({ "a": 1, "b": { "c": 2 } }), json!({ "a": 1, "b": { "c": 3 }, "d": "x" }));
-        let wanted = [("b.c".into(), "2".into(), "3".into()), ("d".into(), "-".into(), "x".into())];
-        assert_eq!(differences(&one, &other), wanted);
+    fn what_differs_comes_first_and_shows_every_side() {
+        let of = |config: Value| flat(&config);
+        let three = [
+            of(json!({ "a": 1, "b": { "c": 2 } })),
+            of(json!({ "a": 1, "b": { "c": 3 }, "d": "x" })),
+            of(json!({ "a": 1, "b": { "c": 2 } })),
+        ];
+        let rows = side_by_side(&three.iter().collect::<Vec<_>>());
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            rows,
+            [
+                ("b.c".into(), vec![some("2"), some("3"), some("2")], false),
+                ("d".into(), vec![None, some("x"), None], false),
+                ("a".into(), vec![some("1"), some("1"), some("1")], true),
+            ]
+        );
     }
 
     #[test]

@@ -125,10 +125,14 @@ pub struct View {
     pub filter: String,
     /// The run that control and detail are about.
     pub selected: Option<String>,
+    /// Further selected runs.
+    pub also: BTreeSet<String>,
     /// The run that others are compared with.
     pub baseline: Option<String>,
     /// The page of the detail panel.
     pub page: Page,
+    /// Settings that are the same stand in the comparison too.
+    pub compare_all: bool,
     /// Groups of charts that are folded.
     pub closed_groups: BTreeSet<String>,
     /// Size of the window's contents.
@@ -149,6 +153,9 @@ pub struct View {
     pub library: library::LibraryView,
     /// Of the form for new runs.
     pub launch: launch::LaunchView,
+    /// Colours that people gave, by run: as the labels of the last snapshot say.
+    #[serde(skip)]
+    labelled: BTreeMap<String, usize>,
     /// Where the panels are.
     tree: Tree<Pane>,
 }
@@ -164,8 +171,10 @@ impl Default for View {
             colors: BTreeMap::new(),
             filter: String::new(),
             selected: None,
+            also: BTreeSet::new(),
             baseline: None,
             page: Page::default(),
+            compare_all: false,
             closed_groups: BTreeSet::new(),
             scale: 1.0,
             charts: curves::ChartsView::default(),
@@ -176,6 +185,7 @@ impl Default for View {
             profile: profile::ProfileView::default(),
             library: library::LibraryView::default(),
             launch: launch::LaunchView::default(),
+            labelled: BTreeMap::new(),
             tree: default_tree(),
         }
     }
@@ -209,9 +219,40 @@ impl View {
         self.tree.make_active(|_, tile| matches!(tile, Tile::Pane(found) if *found == pane));
     }
 
-    /// The run's slot in the palette.
+    /// The run's slot in the palette: the one that people gave it, else the one it got when it was first seen.
     pub fn color_slot(&self, id: &str) -> usize {
-        self.colors.get(id).copied().unwrap_or(0)
+        self.labelled.get(id).or(self.colors.get(id)).copied().unwrap_or(0)
+    }
+
+    /// Selects this run alone.
+    pub fn select(&mut self, id: &str) {
+        self.selected = Some(id.into());
+        self.also.clear();
+    }
+
+    /// The run is selected, alone or among others.
+    pub fn is_selected(&self, id: &str) -> bool {
+        self.selected.as_deref() == Some(id) || self.also.contains(id)
+    }
+
+    /// Selects the run besides those that are, or no longer; one stays selected.
+    pub fn toggle_selected(&mut self, id: &str) {
+        if self.selected.as_deref() == Some(id) {
+            if let Some(next) = self.also.pop_first() {
+                self.selected = Some(next);
+            }
+        } else if !self.also.remove(id) {
+            if self.selected.is_some() {
+                self.also.insert(id.into());
+            } else {
+                self.selected = Some(id.into());
+            }
+        }
+    }
+
+    /// Every selected run; the one that the other panels are about first.
+    pub fn chosen(&self) -> Vec<String> {
+        self.selected.iter().chain(self.also.iter().filter(|id| Some(*id) != self.selected.as_ref())).cloned().collect()
     }
 
     // Runs seen for the first time get a colour, and curves while there are few.
@@ -231,7 +272,12 @@ impl View {
                 self.colors.insert(run.id.clone(), self.colors.len());
             }
         }
+        let colour = |run: &Arc<Run>| run.info.as_ref()?.labels.get("colour")?.parse().ok();
+        self.labelled = snapshot.runs.iter().filter_map(|run| Some((run.id.clone(), colour(run)?))).collect();
         let is_there = |id: &String| snapshot.runs.iter().any(|run| run.id == *id);
+        if !snapshot.is_loading {
+            self.also.retain(is_there);
+        }
         // The run that was selected in the last session may not be read yet.
         if !snapshot.is_loading && !snapshot.runs.is_empty() && !self.selected.as_ref().is_some_and(is_there) {
             let live = snapshot.runs.iter().find(|run| !is_over(run));
@@ -498,6 +544,7 @@ impl Dashboard {
     }
 
     fn act(&mut self, context: &egui::Context, snapshot: &Snapshot, action: Action, requests: &mut Vec<Request>) {
+        self.session.table.pass = context.cumulative_pass_nr();
         // What is the matter of one panel is carried out there.
         let mut panel = Panel {
             snapshot: self.source.snapshot(),
@@ -523,8 +570,8 @@ impl Dashboard {
             Action::Palette => self.palette.open(),
             Action::Keys => self.keys_open = true,
             Action::Filter => self.session.focus_filter = true,
-            Action::NextRun => self.select_beside(snapshot, 1),
-            Action::PreviousRun => self.select_beside(snapshot, -1),
+            Action::NextRun => self.select_beside(context, 1),
+            Action::PreviousRun => self.select_beside(context, -1),
             Action::ToggleCurves => {
                 if let Some(run) = &selected {
                     self.view.set_shown(&run.id, !self.view.is_shown(&run.id));
@@ -579,12 +626,15 @@ impl Dashboard {
         context.request_repaint();
     }
 
-    fn select_beside(&mut self, snapshot: &Snapshot, distance: isize) {
-        let listed: Vec<&str> = runs::listed(snapshot, &self.view.filter).into_iter().map(|run| run.id.as_str()).collect();
-        let at = listed.iter().position(|id| self.view.selected.as_deref() == Some(id));
+    // In the order of the table where that is looked at, else of the list.
+    fn select_beside(&mut self, context: &egui::Context, distance: isize) {
+        let of_table = self.session.table.ids_on_screen(context);
+        let listed = of_table.unwrap_or_else(|| runs::order(&self.view, &mut self.session, &self.source.snapshot()));
+        let at = listed.iter().position(|id| self.view.selected.as_ref() == Some(id));
         let next = at.map_or(0, |at| at.saturating_add_signed(distance).min(listed.len().saturating_sub(1)));
         if let Some(id) = listed.get(next) {
-            self.view.selected = Some((*id).to_owned());
+            self.view.select(id);
+            self.session.table.scroll_to = Some(id.clone());
         }
     }
 }

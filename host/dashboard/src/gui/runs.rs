@@ -1,10 +1,15 @@
 //! The left of the window: the runs, newest first; which of them have curves, and which one the other panels are about.
 
 use super::axis::{duration, short};
+use super::table::facts::Facts;
+use super::table::{TableView, curve_dot, fold_mark, marks, select};
 use super::theme::{self, Palette};
-use super::{Panel, is_over, main_metric, run_name, state};
+use super::{Panel, Session, View, is_over, main_metric, state};
 use crate::data::{Run, Snapshot};
-use eframe::egui::{self, Align2, FontId, Key, Rect, RichText, Role, ScrollArea, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2, vec2};
+use eframe::egui::{
+    self, Align, Align2, FontId, Key, Layout, Rect, RichText, Role, ScrollArea, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2, vec2,
+};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Height of a run's row.
@@ -17,13 +22,17 @@ pub fn show(ui: &mut Ui, panel: &mut Panel) {
     let snapshot = panel.snapshot.clone();
     let palette = Palette::of(ui);
     if snapshot.runs.is_empty() {
+        panel.session.table.book.update(&snapshot);
+        if !panel.session.table.is_on_screen(ui.ctx()) {
+            marks::notices(ui, panel, palette);
+        }
         empty(ui, panel, palette);
         return;
     }
     ui.horizontal(|ui| {
         let clear_width = if panel.view.filter.is_empty() { 0.0 } else { 52.0 };
         let field =
-            egui::TextEdit::singleline(&mut panel.view.filter).hint_text("Filter: name, state, setting=value").align(Align2::LEFT_CENTER);
+            egui::TextEdit::singleline(&mut panel.view.filter).hint_text("Filter: name, state, lr>=0.01").align(Align2::LEFT_CENTER);
         let field = ui.add_sized(vec2(ui.available_width() - clear_width, theme::ROW_HEIGHT), field).accessible_name("Filter runs");
         if std::mem::take(&mut panel.session.focus_filter) {
             field.request_focus();
@@ -35,24 +44,157 @@ pub fn show(ui: &mut Ui, panel: &mut Panel) {
             panel.view.filter.clear();
         }
     });
-    let runs = listed(&snapshot, &panel.view.filter);
-    let count = if runs.len() == snapshot.runs.len() {
-        format!("{} runs", runs.len())
-    } else {
-        format!("{} of {} runs", runs.len(), snapshot.runs.len())
-    };
-    ui.label(RichText::new(count).small().color(palette.dim));
-    if runs.is_empty() {
+    panel.session.table.book.update(&snapshot);
+    let has_table = panel.session.table.is_on_screen(ui.ctx());
+    let rows = rows(&panel.view.table, &panel.session.table.book.listed(&panel.view.filter, panel.view.table.archived));
+    let archived = panel.session.table.book.archived_count();
+    ui.horizontal(|ui| {
+        let listed = rows.listed;
+        let all = snapshot.runs.len() - if panel.view.table.archived { 0 } else { archived };
+        let count = if listed == all { format!("{listed} runs") } else { format!("{listed} of {all} runs") };
+        let chosen = panel.view.chosen().len();
+        let count = if chosen > 1 { format!("{count}, {chosen} selected") } else { count };
+        ui.label(RichText::new(count).small().color(palette.dim));
+        if archived > 0 {
+            ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+                let (text, name) = if panel.view.table.archived {
+                    ("hide archived", "Hide archived runs")
+                } else {
+                    ("show archived", "Show archived runs")
+                };
+                let button = egui::Button::new(RichText::new(format!("{text} ({archived})")).small().color(palette.dim)).frame(false);
+                if ui.add(button).accessible_name(name).clicked() {
+                    panel.view.table.archived = !panel.view.table.archived;
+                }
+            });
+        }
+    });
+    if !has_table {
+        marks::notices(ui, panel, palette);
+    }
+    if rows.listed == 0 {
         ui.add_space(theme::GAP);
         ui.label(RichText::new("No run has this in its name, id, state or settings").color(palette.dim));
         return;
     }
-    ui.spacing_mut().item_spacing.y = 2.0;
-    ScrollArea::vertical().id_salt("runs").auto_shrink(false).show_rows(ui, RUN_HEIGHT, runs.len(), |ui, range| {
-        for run in &runs[range] {
-            row(ui, panel, run, palette);
+    let scroll_to = if has_table { None } else { panel.session.table.scroll_to.take() };
+    ScrollArea::vertical().id_salt("runs").auto_shrink(false).show_viewport(ui, |ui, viewport| {
+        let origin = ui.max_rect().min;
+        let width = ui.available_width();
+        ui.set_min_size(vec2(width, rows.height));
+        for (top, row_of) in &rows.items {
+            let height = row_of.height();
+            let rect = Rect::from_min_size(origin + vec2(0.0, *top), vec2(width, height));
+            if matches!(row_of, Row::Run(facts, _) if scroll_to.as_deref() == Some(facts.id()))
+                && !viewport.y_range().contains(*top + height / 2.0)
+            {
+                ui.scroll_to_rect(rect, None);
+            }
+            if *top + height < viewport.top() || *top > viewport.bottom() {
+                continue;
+            }
+            match row_of {
+                Row::Sweep(title, count) => heading(ui, panel, title, *count, rect, palette),
+                Row::Run(facts, is_inner) => {
+                    let indent = if *is_inner { 10.0 } else { 0.0 };
+                    row(ui, panel, facts, Rect::from_min_max(rect.min + vec2(indent, 0.0), rect.max), &rows, palette);
+                }
+            }
         }
     });
+}
+
+/// A row of the list.
+enum Row {
+    /// A sweep's heading, with the number of its runs.
+    Sweep(String, usize),
+    /// A run, and whether it stands under a heading.
+    Run(Arc<Facts>, bool),
+}
+
+impl Row {
+    fn height(&self) -> f32 {
+        match self {
+            Row::Sweep(..) => theme::ROW_HEIGHT,
+            Row::Run(..) => RUN_HEIGHT,
+        }
+    }
+}
+
+struct Rows {
+    items: Vec<(f32, Row)>,
+    height: f32,
+    listed: usize,
+}
+
+impl Rows {
+    fn ids(&self) -> Vec<String> {
+        let runs = self.items.iter().filter_map(|(_, row)| match row {
+            Row::Run(facts, _) => Some(facts.id().to_owned()),
+            Row::Sweep(..) => None,
+        });
+        runs.collect()
+    }
+}
+
+// Pinned runs first; then the newest, where the runs of a sweep stand together at the place of their newest.
+fn rows(view: &TableView, runs: &[Arc<Facts>]) -> Rows {
+    let mut rows = Rows { items: Vec::new(), height: 0.0, listed: runs.len() };
+    let mut push = |row: Row| {
+        let top = rows.height;
+        rows.height += row.height() + 2.0;
+        rows.items.push((top, row));
+    };
+    runs.iter().filter(|facts| facts.is_pinned).for_each(|facts| push(Row::Run(facts.clone(), false)));
+    let mut sweeps: HashMap<&str, Vec<&Arc<Facts>>> = HashMap::new();
+    for facts in runs.iter().filter(|facts| !facts.is_pinned) {
+        if let Some(group) = &facts.run.group {
+            sweeps.entry(group).or_default().push(facts);
+        }
+    }
+    for facts in runs.iter().filter(|facts| !facts.is_pinned) {
+        match &facts.run.group {
+            None => push(Row::Run(facts.clone(), false)),
+            Some(group) => {
+                // The first of them brings all.
+                let Some(members) = sweeps.remove(group.as_str()) else { continue };
+                push(Row::Sweep(group.clone(), members.len()));
+                if !view.folded_sweeps.contains(group) {
+                    members.into_iter().for_each(|facts| push(Row::Run(facts.clone(), true)));
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// The runs in the order of the list, without those of folded sweeps.
+pub fn order(view: &View, session: &mut Session, snapshot: &Arc<Snapshot>) -> Vec<String> {
+    session.table.book.update(snapshot);
+    rows(&view.table, &session.table.book.listed(&view.filter, view.table.archived)).ids()
+}
+
+fn heading(ui: &mut Ui, panel: &mut Panel, title: &str, count: usize, rect: Rect, palette: &Palette) {
+    let is_open = !panel.view.table.folded_sweeps.contains(title);
+    let response = ui.interact(rect, ui.scope_id().with(("sweep", title)), Sense::click());
+    response.widget_info(|| WidgetInfo::selected(Role::Button, true, is_open, format!("Sweep {title}")));
+    if response.clicked() && !panel.view.table.folded_sweeps.remove(title) {
+        panel.view.table.folded_sweeps.insert(title.to_owned());
+    }
+    let painter = ui.painter_at(rect);
+    if response.hovered() || response.has_focus() {
+        painter.rect_filled(rect, 5.0, palette.raised.gamma_multiply(0.5));
+    }
+    fold_mark(&painter, pos2(rect.left() + 17.0, rect.center().y), is_open, palette.dim);
+    let count = painter.text(
+        pos2(rect.right() - 10.0, rect.center().y),
+        Align2::RIGHT_CENTER,
+        count.to_string(),
+        FontId::proportional(11.5),
+        palette.dim,
+    );
+    elided(ui, &painter, pos2(rect.left() + 30.0, rect.center().y), count.left() - 8.0 - rect.left() - 30.0, title, 12.5, palette.dim);
+    response.on_hover_text("A sweep: click to fold its runs");
 }
 
 fn empty(ui: &mut Ui, panel: &Panel, palette: &Palette) {
@@ -75,47 +217,16 @@ fn empty(ui: &mut Ui, panel: &Panel, palette: &Palette) {
     }
 }
 
-/// The runs that a filter leaves, newest first.
-pub fn listed<'a>(snapshot: &'a Snapshot, filter: &str) -> Vec<&'a Arc<Run>> {
-    let mut runs: Vec<&Arc<Run>> = snapshot.runs.iter().filter(|run| matches(run, filter)).collect();
-    // The snapshot's order is that of the folders' names, which know minutes only. Runs that could not be read yet have no time: they go last.
-    runs.sort_by(|a, b| created(b).total_cmp(&created(a)));
-    runs
-}
-
-fn created(run: &Run) -> f64 {
-    run.info.as_ref().map_or(0.0, |info| info.created)
-}
-
-/// Whether a run is listed under a filter: every word of it stands in its id, name, state, or in a setting written `key=value`.
-pub fn matches(run: &Run, filter: &str) -> bool {
-    if filter.trim().is_empty() {
-        return true;
-    }
-    let text = format!("{} {} {} {}", run.id, run_name(run), state(run), run.group.as_deref().unwrap_or_default()).to_lowercase();
-    let mut settings: Option<Vec<String>> = None;
-    filter.to_lowercase().split_whitespace().all(|word| {
-        if !word.contains('=') {
-            return text.contains(word);
-        }
-        let settings = settings.get_or_insert_with(|| {
-            let flat = run.info.as_ref().map(|info| super::detail::flat(&info.config));
-            flat.into_iter().flatten().map(|(key, value)| format!("{key}={value}").to_lowercase()).collect()
-        });
-        settings.iter().any(|setting| setting.contains(word))
-    })
-}
-
-fn row(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
-    let id = run.id.as_str();
-    let name = run_name(run);
+fn row(ui: &mut Ui, panel: &mut Panel, facts: &Arc<Facts>, rect: Rect, rows: &Rows, palette: &Palette) {
+    let run = &facts.run;
+    let id = facts.id();
+    let name = &facts.name;
     let state = state(run);
-    let (rect, _) = ui.allocate_exact_size(vec2(ui.available_width(), RUN_HEIGHT), Sense::hover());
     let dot_rect = Rect::from_min_size(rect.min, vec2(30.0, RUN_HEIGHT));
     let body_rect = Rect::from_min_max(pos2(dot_rect.right(), rect.top()), rect.max);
 
     let is_shown = panel.view.is_shown(id);
-    let is_selected = panel.view.selected.as_deref() == Some(id);
+    let is_selected = panel.view.is_selected(id);
     let dot = ui.interact(dot_rect, ui.scope_id().with(("curves", id)), Sense::click());
     dot.widget_info(|| WidgetInfo::selected(Role::CheckBox, true, is_shown, format!("Curves of {name}")));
     let body = ui.interact(body_rect, ui.scope_id().with(("run", id)), Sense::click());
@@ -125,14 +236,14 @@ fn row(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
     }
     if body.clicked() {
         // A second click on the selected run toggles its curves too.
-        if is_selected {
+        let is_alone = is_selected && panel.view.also.is_empty();
+        if is_alone && ui.input(|input| input.modifiers.is_none()) {
             panel.view.set_shown(id, !is_shown);
-        } else if ui.input(|input| input.modifiers.command) {
-            panel.view.baseline = Some(run.id.clone());
         } else {
-            panel.view.selected = Some(run.id.clone());
+            select(ui, panel, id, || rows.ids());
         }
     }
+    marks::context_menu(&body, panel, facts);
 
     let painter = ui.painter_at(rect);
     if is_selected {
@@ -150,11 +261,7 @@ fn row(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
     let second = rect.top() + 34.0;
     let center = pos2(rect.left() + 17.0, first);
     let color = palette.run(panel.view.color_slot(id));
-    if is_shown {
-        painter.circle_filled(center, 5.0, color);
-    } else {
-        painter.circle_stroke(center, 4.5, Stroke::new(1.5, color.gamma_multiply(0.7)));
-    }
+    curve_dot(&painter, center, is_shown, color);
 
     // First line: name on the left, state on the right.
     let right = rect.right() - 10.0;
@@ -163,8 +270,14 @@ fn row(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
     let state_name = if rect.width() < WORD_WIDTH_MIN { "" } else { state.name() };
     let word = painter.text(pos2(right, first), Align2::RIGHT_CENTER, state_name, FontId::proportional(12.0), state_color);
     theme::state_mark(&painter, pos2(word.left() - 10.0, first), state, state_color);
-    let name_color = if is_shown { palette.text } else { palette.dim };
-    elided(ui, &painter, pos2(body_rect.left(), first), word.left() - 22.0 - body_rect.left(), &name, 13.5, name_color);
+    let name_color = if is_shown && !facts.is_archived { palette.text } else { palette.dim };
+    let mut left = body_rect.left();
+    if facts.is_pinned {
+        marks::pin_mark(&painter, pos2(left + 3.0, first), palette.accent);
+        left += 13.0;
+    }
+    let right_of_name = word.left() - 22.0;
+    elided(ui, &painter, pos2(left, first), right_of_name - left, name, 13.5, name_color);
 
     // Second line: how far, what is left, and the number that counts.
     let metric = main_metric(run).map(|(metric, value)| format!("{metric} {}", short(value)));
@@ -174,7 +287,15 @@ fn row(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
     };
     let progress = run.problem.clone().unwrap_or_else(|| progress_text(run));
     let progress_color = if run.problem.is_some() { palette.error } else { palette.dim };
-    elided(ui, &painter, pos2(body_rect.left(), second), metric_left - 10.0 - body_rect.left(), &progress, 11.5, progress_color);
+    let mut left = body_rect.left();
+    if !facts.tags.is_empty() {
+        // Tags before the rest: they are what people look for. At most half of the line.
+        let room = ((metric_left - 10.0 - left) * 0.5).max(24.0);
+        let width = marks::chips_width(ui, &facts.tags).min(room);
+        marks::chips(ui, &painter, Rect::from_center_size(pos2(left + width / 2.0, second), vec2(width, 16.0)), &facts.tags, palette);
+        left += width + 6.0;
+    }
+    elided(ui, &painter, pos2(left, second), metric_left - 10.0 - left, &progress, 11.5, progress_color);
     if let (Some(part), false) = (run.progress(), is_over(run)) {
         let bar = Rect::from_min_size(pos2(body_rect.left(), rect.bottom() - 5.0), vec2(right - body_rect.left(), 2.0));
         painter.rect_filled(bar, 1.0, palette.line);
@@ -184,11 +305,19 @@ fn row(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
     let reason = run.info.as_ref().and_then(|info| info.state_reason.as_ref()).or(run.problem.as_ref());
     let reason = reason.map_or(String::new(), |reason| format!("\n{reason}"));
     dot.on_hover_text("Show or hide the curves (V); O shows only the selected run");
-    body.on_hover_text(format!("{}{reason}{baseline}\nCtrl and click: compare with this one", run.id));
+    let note = if facts.note.is_empty() { String::new() } else { format!("\n{}", facts.note) };
+    if body.hovered() {
+        body.on_hover_text(format!("{}{reason}{baseline}{note}\nCtrl or Shift and click: select several; right click: more", run.id));
+    }
+    let is_editing = panel.session.table.edit.as_ref().is_some_and(|edit| edit.runs.first().is_some_and(|run| run == id));
+    if is_editing && !panel.session.table.is_on_screen(ui.ctx()) {
+        let field = Rect::from_min_max(pos2(body_rect.left() - 4.0, rect.top() + 3.0), pos2(rect.right() - 6.0, rect.top() + 29.0));
+        marks::editor(ui, panel, field, palette);
+    }
 }
 
-// Text cut to a width, with dots where something is missing.
-fn elided(ui: &Ui, painter: &egui::Painter, left: egui::Pos2, width: f32, text: &str, size: f32, color: egui::Color32) {
+/// Text cut to a width, with dots where something is missing.
+pub fn elided(ui: &Ui, painter: &egui::Painter, left: egui::Pos2, width: f32, text: &str, size: f32, color: egui::Color32) {
     let mut job = egui::text::LayoutJob::simple_singleline(text.to_owned(), FontId::proportional(size), color);
     job.wrap = egui::text::TextWrapping::truncate_at_width(width.max(10.0));
     let galley = ui.ctx().fonts_mut(|fonts| fonts.layout_job(job));

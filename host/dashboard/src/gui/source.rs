@@ -1,6 +1,6 @@
 //! Where the window's snapshots come from, and where its commands go.
 
-use crate::data::{Host, Hosts, Library, MediaReader, Outbox, Remote, SentState, Snapshot};
+use crate::data::{Host, Hosts, Library, MediaReader, Outbox, Remote, SAVE, SentCommand, SentState, Snapshot, Trashed, save_beside};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +25,23 @@ pub enum Request {
         key: String,
         /// Without one the mark is taken away.
         value: Option<String>,
+    },
+    /// Delete runs, together.
+    Trash {
+        /// The runs.
+        runs: Vec<String>,
+    },
+    /// Bring deleted runs back.
+    Restore {
+        /// The hidden folders they wait in.
+        hidden: Vec<PathBuf>,
+    },
+    /// Write a text to a new file beside the first runs folder.
+    Save {
+        /// How the file's name ends.
+        ending: &'static str,
+        /// What is written.
+        text: String,
     },
 }
 
@@ -136,6 +153,70 @@ impl Source {
                     self.set_label(&path, &key, value.as_deref());
                 }
             }
+            Request::Trash { runs } => {
+                let runs: Vec<PathBuf> = runs.iter().filter_map(|id| path_of(id)).collect();
+                self.trash(&runs);
+            }
+            Request::Restore { hidden } => self.restore(&hidden),
+            Request::Save { ending, text } => self.save(ending, text),
+        }
+    }
+
+    fn trash(&mut self, runs: &[PathBuf]) {
+        match self {
+            Source::Live { library, .. } => library.trash(runs),
+            Source::Still { snapshot, .. } => {
+                let mut next = (**snapshot).clone();
+                let batch = next.trashed.last().map_or(1, |last| last.batch + 1);
+                let mut outcome = Ok(());
+                for path in runs {
+                    let title = next.run(path).map_or_else(|| path.display().to_string(), |run| run.title().to_owned());
+                    match Trashed::new(path, &title, batch) {
+                        Ok(trashed) => next.trashed.push(trashed),
+                        Err(error) => outcome = Err(error),
+                    }
+                }
+                *snapshot = Arc::new(next);
+                self.settle(outcome);
+            }
+        }
+    }
+
+    fn restore(&mut self, hidden: &[PathBuf]) {
+        match self {
+            Source::Live { library, .. } => library.restore(hidden),
+            Source::Still { snapshot, .. } => {
+                let mut next = (**snapshot).clone();
+                let outcome = hidden.iter().try_for_each(|hidden| solstice_store::restore_run(hidden).map(|_| ()));
+                next.trashed.retain(|trashed| !hidden.contains(&trashed.hidden) || trashed.hidden.exists());
+                *snapshot = Arc::new(next);
+                self.settle(outcome);
+            }
+        }
+    }
+
+    fn save(&mut self, ending: &'static str, text: String) {
+        let Some(folder) = self.folders().first().cloned() else { return };
+        match self {
+            Source::Live { library, .. } => library.save_beside(&folder, ending, text),
+            Source::Still { snapshot, failures, .. } => match save_beside(&folder, ending, &text) {
+                Ok(path) => {
+                    let saved = SentCommand {
+                        ticket: snapshot.sent.len() as u64 + 1,
+                        run: path,
+                        kind: SAVE.into(),
+                        args: Value::Null,
+                        state: SentState::Done,
+                        reason: None,
+                        time: solstice_store::now(),
+                        id: None,
+                    };
+                    let mut next = (**snapshot).clone();
+                    next.sent.push(saved);
+                    *snapshot = Arc::new(next);
+                }
+                Err(sentence) => failures.push(sentence),
+            },
         }
     }
 
@@ -165,7 +246,8 @@ impl Source {
         let Source::Still { folders, snapshot, failures, .. } = self else { return };
         failures.extend(outcome.err().map(|error| error.to_string()));
         if !folders.is_empty() {
-            *snapshot = Arc::new(Snapshot::read(folders));
+            let read = Snapshot::read(folders);
+            *snapshot = Arc::new(Snapshot { sent: snapshot.sent.clone(), trashed: snapshot.trashed.clone(), ..read });
         }
     }
 
