@@ -273,6 +273,12 @@ pub enum CtlCommand {
         #[arg(allow_hyphen_values = true)]
         value: String,
     },
+    /// Time every kernel of the next steps; the table is in the run's store and in the dashboard.
+    Profile {
+        /// How many steps.
+        #[arg(long, default_value_t = crate::control::PROFILED_STEPS, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        steps: u64,
+    },
 }
 
 /// Arguments of `eval`.

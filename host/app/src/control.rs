@@ -7,6 +7,7 @@ use crate::assemble::Assembly;
 use crate::journal::Journal;
 use crate::recipe::{LISTS, Trainer, did_you_mean};
 use crate::side::SideDir;
+use crate::timing::Profile;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use solstice_plugin_abi::run::Position;
@@ -17,6 +18,9 @@ use std::path::PathBuf;
 
 /// Settings of the trainer that may change while a run goes on.
 pub const LIVE_SETTINGS: [&str; 7] = ["budget", "log_every", "evaluate_every", "checkpoint_every", "keep_last", "keep_best", "keep_every"];
+
+/// Steps of a profile, unless it says how many.
+pub const PROFILED_STEPS: u64 = 20;
 
 /// What is asked of a run, and its live values.
 pub struct Control {
@@ -48,6 +52,8 @@ pub struct Control {
     pub last_command: i64,
     /// An evaluation that a stop cut short: what goes on from the checkpoint begins with it.
     pub unfinished: Vec<String>,
+    /// Profiles to begin at the next boundary. Their commands are answered when they are done.
+    pub profiles: Vec<Profile>,
     // Changes of an earlier process, not yet reached again.
     replay: VecDeque<Change>,
 }
@@ -115,6 +121,7 @@ impl Control {
             side: None,
             last_command: saved.last_command,
             unfinished: saved.unfinished,
+            profiles: vec![],
             replay: replay.into(),
         }
     }
@@ -126,8 +133,15 @@ impl Control {
         }
     }
 
-    /// Carries out a command and answers it.
+    /// Carries out a command and answers it; a profile is answered by the loop.
     pub fn take(&mut self, command: &Command, assembly: &Assembly, journal: &Journal, at: Position) {
+        if command.kind == "profile" {
+            match counted(&command.args["steps"], PROFILED_STEPS) {
+                Ok(steps) => self.profiles.push(Profile { command: command.id, who: command.who.clone(), wanted: steps, left: steps }),
+                Err(sentence) => journal.writer.complete_command(command.id, Err(&sentence)),
+            }
+            return;
+        }
         let outcome = self.carry_out(command, assembly, at);
         match &outcome {
             Ok(remark) if command.kind != "set" => {
@@ -152,12 +166,7 @@ impl Control {
                 Ok(format!("goes on after step {step}"))
             }
             "step" => {
-                let steps = match &command.args["steps"] {
-                    Value::Null => 1,
-                    value => {
-                        value.as_u64().filter(|steps| *steps > 0).ok_or(format!("steps must be a whole number above 0, got {value}"))?
-                    }
-                };
+                let steps = counted(&command.args["steps"], 1)?;
                 (self.paused, self.steps_allowed) = (true, self.steps_allowed + steps);
                 Ok(format!("{steps} from step {step}"))
             }
@@ -191,7 +200,9 @@ impl Control {
             }
             // A rebuild that failed: the run goes on as it is, and the event says why.
             "reload_failed" => Ok(command.args["message"].as_str().unwrap_or_default().into()),
-            other => Err(format!("there is no command `{other}`: a run takes pause, resume, step, eval, checkpoint, stop, reload and set")),
+            other => {
+                Err(format!("there is no command `{other}`: a run takes pause, resume, step, eval, checkpoint, stop, reload, set and profile"))
+            }
         }
     }
 
@@ -361,5 +372,13 @@ fn setting_doc(name: &str) -> &'static str {
         "keep_last" => "Newest checkpoints that are kept",
         "keep_best" => "Best checkpoints that are kept",
         _ => "Also keep one checkpoint in every span of this length for good",
+    }
+}
+
+// A number of steps, or the default where none is given.
+fn counted(value: &Value, default: u64) -> Result<u64, String> {
+    match value {
+        Value::Null => Ok(default),
+        value => value.as_u64().filter(|steps| *steps > 0).ok_or(format!("steps must be a whole number above 0, got {value}")),
     }
 }

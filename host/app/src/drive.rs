@@ -10,6 +10,7 @@ use crate::journal::{Journal, store_at};
 use crate::observers::Observers;
 use crate::saver::{Saver, Urgency};
 use crate::side::Reload;
+use crate::timing::{self, Part, Profile};
 use crate::train::{Run, Stopwatch};
 use anyhow::{Context, Result};
 use solstice_ir::{DType, TensorType};
@@ -71,6 +72,8 @@ pub struct Driver<'a> {
     saved: Option<u64>,
     // Metrics of evaluations of this very step.
     evaluated: BTreeMap<String, f64>,
+    // Kernels are being timed.
+    profile: Option<Profile>,
 }
 
 /// What the rates of the next report are measured from.
@@ -107,6 +110,7 @@ impl<'a> Driver<'a> {
             since,
             saved: None,
             evaluated: BTreeMap::new(),
+            profile: None,
         }
     }
 
@@ -125,6 +129,8 @@ impl<'a> Driver<'a> {
             self.evaluate(&unfinished)?;
         }
         self.settle()?;
+        // The first report is about steps, not about the start.
+        self.run.meter.restart();
         loop {
             self.control.replay(self.assembly, self.run.step);
             self.listen()?;
@@ -142,7 +148,7 @@ impl<'a> Driver<'a> {
             let begin = Instant::now();
             let samples = self.run.train_step().with_context(|| format!("at step {}", self.run.step + 1))?;
             if self.run.step == first + 1 {
-                self.run.session.finish()?;
+                self.run.wait()?;
                 watch.lap("first step");
                 self.tell_startup(watch);
                 if let Beginning::Reloaded(reload, kept) = beginning {
@@ -151,6 +157,7 @@ impl<'a> Driver<'a> {
             }
             self.run.seconds += begin.elapsed().as_secs_f64();
             self.since.samples += samples as u64;
+            self.count_profiled_step()?;
             if let Some(end) = self.after_step(before)? {
                 return self.close(end);
             }
@@ -242,6 +249,68 @@ impl<'a> Driver<'a> {
         if let Some((reason, pinned)) = self.control.checkpoint.take() {
             self.save(&reason, pinned, Urgency::Must)?;
         }
+        for asked in std::mem::take(&mut self.control.profiles) {
+            self.begin_profile(asked);
+        }
+        Ok(())
+    }
+
+    /// Times the kernels of the steps to come; a device that cannot, or a profile that is under way, is the answer.
+    fn begin_profile(&mut self, asked: Profile) {
+        let refused = match &self.profile {
+            Some(Profile { left, .. }) => Err(format!("a profile is under way already: {left} more steps")),
+            None => self.run.session.set_profiling(true).map_err(|error| error.to_string()),
+        };
+        match refused {
+            Err(sentence) => self.journal.writer.complete_command(asked.command, Err(&sentence)),
+            Ok(()) => {
+                // Of an earlier one, if any.
+                self.run.session.take_profile();
+                self.profile = Some(asked);
+            }
+        }
+    }
+
+    fn count_profiled_step(&mut self) -> Result<()> {
+        let Some(profile) = &mut self.profile else { return Ok(()) };
+        profile.left -= 1;
+        if profile.left == 0 { self.end_profile() } else { Ok(()) }
+    }
+
+    /// Writes what was measured, and answers the command.
+    fn end_profile(&mut self) -> Result<()> {
+        let Some(profile) = self.profile.take() else { return Ok(()) };
+        self.run.session.set_profiling(false)?;
+        let steps = profile.wanted - profile.left;
+        let mut times = self.run.session.take_profile();
+        // An evaluation in between is no part of a step.
+        let programs = self.run.train.programs();
+        times.retain(|time| programs.contains(&time.program));
+        let at = self.position();
+        if steps == 0 || times.is_empty() {
+            self.journal.writer.complete_command(profile.command, Err("the run ended before a step was profiled"));
+            return Ok(());
+        }
+        let rows = timing::kernels(&self.run.session, &times, steps);
+        let total: f64 = rows.iter().map(|row| row.micros).sum();
+        let (first, slowest) = (at.step - steps + 1, &rows[0]);
+        let of = if slowest.module.is_empty() { String::new() } else { format!(" of {}", slowest.module) };
+        let mut note = format!(
+            "steps {first} to {}: {} kernels take {:.3} ms a step, most of it {}{of} ({:.1} %)",
+            at.step,
+            rows.len(),
+            total / 1e3,
+            slowest.kernel,
+            slowest.percent
+        );
+        if profile.left > 0 {
+            note += &format!("; {steps} of {} steps, then the run ended", profile.wanted);
+        }
+        self.journal.writer.table(store_at(at), timing::KERNELS, timing::kernel_table(&rows));
+        self.journal.writer.text(store_at(at), timing::NOTE, note.clone());
+        let event = Event { command_id: Some(profile.command), ..Event::new(at.step, "profile", &profile.who, note.clone()) };
+        self.journal.event(at, event);
+        self.journal.writer.complete_command(profile.command, Ok(&note));
         Ok(())
     }
 
@@ -267,7 +336,7 @@ impl<'a> Driver<'a> {
     /// Waits while the run is paused and has no steps left; how it ends, if somebody ends it meanwhile.
     fn wait_while_paused(&mut self) -> Result<Option<End>> {
         if self.control.paused && self.control.steps_allowed == 0 {
-            self.run.session.finish()?;
+            self.run.wait()?;
             self.journal.writer.state(RunState::Paused, None);
             while self.control.paused && self.control.steps_allowed == 0 {
                 if let Some(end) = self.end_asked() {
@@ -275,11 +344,13 @@ impl<'a> Driver<'a> {
                 }
                 for command in self.journal.writer.wait_for_commands(Duration::from_millis(50)) {
                     self.control.take(&command, self.assembly, &self.journal, position(&self.run));
+                    self.run.meter.skip();
                     self.settle()?;
                 }
             }
             self.journal.writer.state(RunState::Running, None);
             self.since.start = Instant::now();
+            self.run.meter.skip();
         }
         self.control.steps_allowed = self.control.steps_allowed.saturating_sub(1);
         Ok(self.end_asked())
@@ -295,6 +366,8 @@ impl<'a> Driver<'a> {
         scalars.retain(|(name, _)| name != "train/nonfinite");
         let since = std::mem::replace(&mut self.since, Since { step: self.run.step, samples: 0, start: Instant::now() });
         scalars.push(("train/samples_per_sec".into(), since.samples as f64 / since.start.elapsed().as_secs_f64().max(1e-9)));
+        scalars.extend(self.run.meter.take(self.run.step - since.step));
+        scalars.extend(timing::memory(&self.run.session));
         let at = self.position();
         self.journal.scalars(at, &scalars);
         self.journal.watch_store();
@@ -322,6 +395,7 @@ impl<'a> Driver<'a> {
     fn evaluate(&mut self, splits: &[String]) -> Result<()> {
         let at = self.position();
         self.tell(Told::new(Moment::EvalStart, at))?;
+        self.run.wait()?;
         let (control, assembly, journal, interrupted) = (&mut self.control, self.assembly, &self.journal, self.interrupted);
         // People are heard between two batches, and a stop need not wait for the rest.
         let mut cancelled = || {
@@ -329,6 +403,7 @@ impl<'a> Driver<'a> {
             control.stop.is_some() || interrupted.load(Ordering::Relaxed)
         };
         let scalars = self.run.evaluate(splits, None, &mut cancelled)?;
+        self.run.meter.lap(Part::Evaluation);
         self.since.start = Instant::now();
         if scalars.is_empty() {
             self.control.unfinished = splits.to_vec();
@@ -391,8 +466,10 @@ impl<'a> Driver<'a> {
     fn save(&mut self, reason: &str, pinned: bool, urgency: Urgency) -> Result<()> {
         // Told first, so that what callbacks make of it is in the checkpoint.
         self.tell(Told { note: reason.into(), ..Told::new(Moment::Checkpoint, self.position()) })?;
+        self.run.wait()?;
         let (new, tensors) = self.snapshot(reason, pinned)?;
         self.saver.save(new, tensors, urgency);
+        self.run.meter.lap(Part::Checkpoint);
         self.saved = Some(self.run.step);
         self.journal.flush();
         Ok(())
@@ -446,6 +523,10 @@ impl<'a> Driver<'a> {
     }
 
     fn close(&mut self, end: End) -> Result<End> {
+        self.end_profile()?;
+        for asked in std::mem::take(&mut self.control.profiles) {
+            self.journal.writer.complete_command(asked.command, Err("the run ended before a step was profiled"));
+        }
         let note = match &end {
             End::Done(reason) => reason.clone().unwrap_or_else(|| "done".into()),
             End::Stopped(who) => format!("stopped {who}"),

@@ -127,6 +127,8 @@ pub fn launch(launch: Launch, catalog: &Catalog, side: &SideDir, interrupted: &A
     let rows = RunReader::open(writer.path()).and_then(|reader| reader.checkpoints()).unwrap_or_default();
     let saver = Saver::start(writer.clone(), rows, retention(&assembly, &run, &assembly.resolved.trainer));
     let journal = Journal::open(writer.clone(), loggers, &facts);
+    summary::log(&writer, &assembly, &run);
+    watch.lap("summary");
     let stamp = stamp(&assembly, &device, &launch.shaders);
     let beginning = match &launch.origin {
         Origin::New(_) => Beginning::New,

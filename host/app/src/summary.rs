@@ -5,10 +5,13 @@
 //! `commands/summary.rs` makes the graphs and prints the table; [`of_run`] does it for a run that is about to start.
 
 use crate::assemble::Assembly;
+use crate::model_graph::{ModelGraph, model_graph};
 use crate::train::Run;
 use serde::Serialize;
+use serde_json::json;
 use solstice_engine::{Plan, lower};
 use solstice_ir::{Graph, Node, NodeId, Op, Role, ScatterMode, TensorType};
+use solstice_store::{At, RunWriter, Table};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 
@@ -122,6 +125,51 @@ pub fn of_run(assembly: &Assembly, run: &Run) -> Summary {
     summarise(&steps, forward, &components(assembly), assembly.resolved.trainer.batch_size)
 }
 
+/// Puts the summary of a run that is about to start into its store: the modules as the table `model/summary`; totals and the drawing of the model as
+/// the text `model/graph`, in JSON.
+pub fn log(writer: &RunWriter, assembly: &Assembly, run: &Run) {
+    let summary = of_run(assembly, run);
+    let forward = &run.evaluations.first().unwrap_or(&run.train).trace;
+    let drawing = model_graph(&forward.graph, &forward.observed, &summary.modules);
+    let at = At::from(run.step);
+    writer.table(at, "model/summary", stored_table(&summary));
+    writer.text(at, "model/graph", stored_graph(&summary, &drawing.unwrap_or_default()));
+}
+
+/// The table for a store: a row a module, then what stands outside, then everything together.
+fn stored_table(summary: &Summary) -> Table {
+    let columns = ["module", "depth", "type", "output", "parameters", "trainable", "bytes", "flops_sample"];
+    let mut rows: Vec<Vec<serde_json::Value>> = vec![];
+    let mut row = |module: &str, depth: usize, kind: Option<&str>, output: Option<String>, figures: &Figures| {
+        let Figures { parameters, trainable, parameter_bytes, flops, .. } = figures;
+        rows.push(vec![
+            json!(module),
+            json!(depth),
+            json!(kind),
+            json!(output),
+            json!(parameters),
+            json!(trainable),
+            json!(parameter_bytes),
+            json!(flops.sample),
+        ]);
+    };
+    for Module { module, depth, kind, output, figures } in &summary.modules {
+        row(module, *depth, kind.as_deref(), output.as_ref().map(TensorType::to_string), figures);
+    }
+    row("(loss, metrics)", 0, None, None, &Figures { flops: summary.outside, ..Figures::default() });
+    row("(model in all)", 0, None, None, &summary.total);
+    Table { columns: columns.map(str::to_owned).to_vec(), rows }
+}
+
+fn stored_graph(summary: &Summary, drawing: &ModelGraph) -> String {
+    let Summary { batch_size, total, outside, state, programs, .. } = summary;
+    let ModelGraph { nodes, edges } = drawing;
+    json!({
+        "version": 1, "batch_size": batch_size, "total": total, "outside": outside, "state": state, "programs": programs, "nodes": nodes, "edges": edges
+    })
+    .to_string()
+}
+
 /// Scope and id of each component of a recipe: (`model`, `mlp`).
 pub fn components(assembly: &Assembly) -> Vec<(&str, &str)> {
     assembly.resolved.components.iter().map(|(slot, component)| (slot.as_str(), component.id.as_str())).collect()
@@ -228,7 +276,7 @@ pub fn node_flops(graph: &Graph, id: NodeId) -> u64 {
 }
 
 /// Nodes that an output or an update needs, in order.
-fn live(graph: &Graph) -> Vec<NodeId> {
+pub fn live(graph: &Graph) -> Vec<NodeId> {
     let mut needed = vec![false; graph.nodes.len()];
     let ends = graph.outputs.iter().map(|output| output.node).chain(graph.updates.iter().map(|update| update.node));
     ends.for_each(|end| needed[end.index()] = true);

@@ -4,6 +4,7 @@ use crate::assemble::{Assembly, BATCH_INDEX, table_name, with_resident_tables};
 use crate::data::{Batch, FOLD, Loaded, Order, Prefetch, RESIDENT_BYTES_MAX, SplitData};
 use crate::outcome::sentence;
 use crate::recipe::{RecipeError, Trainer};
+use crate::timing::{Meter, Part};
 use crate::weights::{self, InitOptions, WEIGHT_PREFIX};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
@@ -53,6 +54,8 @@ pub struct Run {
     pub batch_size: usize,
     /// Programs of questions that callbacks ask.
     pub probes: Probes,
+    /// Where the time of the thread goes that trains.
+    pub meter: Meter,
     live: BTreeMap<String, f64>,
     seed: u32,
     order: Order,
@@ -272,6 +275,7 @@ impl Run {
             total_steps,
             batch_size,
             probes: Probes::default(),
+            meter: Meter::start(),
             live: BTreeMap::new(),
             seed,
             order,
@@ -330,6 +334,7 @@ impl Run {
 
     /// One training step; returns the number of samples in it. The device may still be at work.
     pub fn train_step(&mut self) -> Result<usize> {
+        self.meter.lap(Part::Other);
         let batches = match &mut self.prefetch {
             Some(prefetch) => prefetch.next()?,
             None => {
@@ -337,13 +342,16 @@ impl Run {
                 batches.into_iter().map(|batch| Loaded { batch, fields: vec![] }).collect()
             }
         };
+        self.meter.lap(Part::DataWait);
         let last = batches.len() - 1;
         let mut count = 0;
         for (index, loaded) in batches.iter().enumerate() {
             let scalars = run_scalars(self.step as u32, micro_seed(self.seed, index as u32), self.total_steps);
             let program =
                 if index == last { self.train.program } else { self.train.gather.expect("a step of several batches accumulates") };
+            let waited = self.session.waited();
             self.train.submit(program, &mut self.session, loaded, self.batch_size, &mut self.mask, &scalars)?;
+            self.meter.lap_submitted(self.session.waited() - waited);
             count += loaded.batch.indices.len();
         }
         self.step += 1;
@@ -388,16 +396,28 @@ impl Run {
 
     /// Training metrics since the last report, named `train/<name>`; clears them. Waits for the device.
     pub fn report(&mut self) -> Result<Vec<(String, f64)>> {
-        self.train.report(&mut self.session)
+        self.wait()?;
+        let report = self.train.report(&mut self.session)?;
+        self.meter.lap(Part::Readback);
+        Ok(report)
+    }
+
+    /// Waits for the device: what comes next does not pay for the steps that are still under way.
+    pub fn wait(&mut self) -> Result<()> {
+        self.meter.lap(Part::Other);
+        self.session.finish()?;
+        self.meter.lap(Part::Device);
+        Ok(())
     }
 
     /// Steps since the last report whose loss or gradients were not finite. Waits for the device.
     pub fn bad_steps(&mut self) -> Result<f64> {
         const COUNT: &str = "metrics.train.nonfinite.sum";
-        match self.session.states().get(COUNT).cloned() {
-            Some(ty) => Ok(decode(&ty, &self.session.read_state(COUNT)?)[0]),
-            None => Ok(0.0),
-        }
+        let Some(ty) = self.session.states().get(COUNT).cloned() else { return Ok(0.0) };
+        self.wait()?;
+        let count = decode(&ty, &self.session.read_state(COUNT)?)[0];
+        self.meter.lap(Part::Readback);
+        Ok(count)
     }
 
     /// Evaluates `splits`, with their copies of the weights; metrics named `<split>/<name>`. At most `batches_max` batches of each. `cancelled` is
@@ -595,6 +615,11 @@ impl SplitProgram {
         prepared.program = prepared.load(&prepared.trace.graph, batch_size, session)?;
         watch.lap("compile");
         Ok(prepared)
+    }
+
+    /// Everything that a step runs.
+    pub fn programs(&self) -> Vec<ProgramId> {
+        std::iter::once(self.program).chain(self.gather).collect()
     }
 
     fn load(&self, graph: &Graph, batch_size: usize, session: &mut Session) -> Result<ProgramId> {

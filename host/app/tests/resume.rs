@@ -49,9 +49,14 @@ fn remains(folder: &Path) -> (BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<(u
     let reader = RunReader::open(folder).unwrap();
     let tensors = reader.latest_good().unwrap().1.tensors.into_iter().map(|tensor| (tensor.name, tensor.bytes)).collect();
     let bits = |rows: Vec<Scalar>| rows.iter().map(|row| (row.at.step, row.value.to_bits())).collect();
-    let names = reader.metrics().unwrap().into_iter().map(|metric| metric.name).filter(|name| !name.ends_with("samples_per_sec"));
+    let names = reader.metrics().unwrap().into_iter().map(|metric| metric.name).filter(|name| !is_of_the_clock(name));
     let scalars = names.map(|name| (name.clone(), bits(reader.series(&name).unwrap()))).collect();
     (tensors, scalars)
+}
+
+/// Depends on how fast and how large the machine is, not on what is trained.
+fn is_of_the_clock(name: &str) -> bool {
+    name.ends_with("samples_per_sec") || name.starts_with("time/") || name.starts_with("system/")
 }
 
 /// Starts a run and kills its worker as soon as a checkpoint of at least `step` is on disk.

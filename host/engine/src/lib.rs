@@ -4,6 +4,7 @@
 //! plan is, [`Session`] holds state and runs programs, `reference.rs` is the f64 oracle.
 
 mod compile;
+pub mod cost;
 pub mod cpu;
 pub mod device;
 mod error;
@@ -22,4 +23,4 @@ pub mod simplify;
 pub use compile::{CompileOptions, Stages, compile};
 pub use error::EngineError;
 pub use kernel::Plan;
-pub use session::{ProgramId, Runtime, Session, Ticket};
+pub use session::{KernelTime, ProgramId, Runtime, Session, Ticket};

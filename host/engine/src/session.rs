@@ -4,6 +4,7 @@ use crate::{EngineError, Plan};
 use solstice_ir::TensorType;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A program loaded into a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,6 +13,32 @@ pub struct ProgramId(pub usize);
 /// A submitted run whose outputs can be fetched once.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);
+
+/// How long one kernel of a plan took in the profiled runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelTime {
+    /// Whose kernel it is.
+    pub program: ProgramId,
+    /// Its place in `Plan::kernels`.
+    pub kernel: usize,
+    /// In how many runs it was timed.
+    pub calls: u64,
+    /// All of them together.
+    pub time: Duration,
+}
+
+impl KernelTime {
+    /// What stands in a program's table of calls and times; the table is empty afterwards.
+    pub(crate) fn take(program: ProgramId, times: &mut [(u64, Duration)]) -> Vec<KernelTime> {
+        let timed = times.iter_mut().enumerate().filter(|(_, (calls, _))| *calls > 0);
+        timed
+            .map(|(kernel, entry)| {
+                let (calls, time) = std::mem::take(entry);
+                KernelTime { program, kernel, calls, time }
+            })
+            .collect()
+    }
+}
 
 /// What a device must offer. `bytes` are little-endian, dense, row-major, `TensorType::byte_count` long; a bool is a 32-bit word.
 ///
@@ -33,6 +60,14 @@ pub trait Runtime: Send {
     fn finish(&mut self) -> Result<(), EngineError>;
     /// Bytes of device memory in use: state, scratch, staging.
     fn memory_bytes(&self) -> usize;
+    /// How long calls have taken for the device's work so far: waiting for it, or doing it where the caller's thread computes.
+    fn waited(&self) -> Duration;
+    /// Times every kernel of the runs from now on, or of none; results stay the same to the byte. While it is on, a run may wait for its end.
+    ///
+    /// Errors: `EngineError::Device` when the device has no clock.
+    fn set_profiling(&mut self, enabled: bool) -> Result<(), EngineError>;
+    /// What was timed since the last call, by program and kernel; kernels without a time are left out.
+    fn take_profile(&mut self) -> Vec<KernelTime>;
 }
 
 /// One device, its state table and its programs.
@@ -146,5 +181,23 @@ impl Session {
     /// Bytes of device memory in use.
     pub fn memory_bytes(&self) -> usize {
         self.runtime.memory_bytes()
+    }
+
+    /// How long calls of this session have taken for the device's work so far: waiting for it, or computing on the CPU. The difference over a
+    /// `submit` is the device's part of it; the rest went into checking, copying and encoding.
+    pub fn waited(&self) -> Duration {
+        self.runtime.waited()
+    }
+
+    /// Times every kernel of the runs from now on, or of none (as at first, when it costs nothing). Results stay the same to the byte.
+    ///
+    /// Errors: `EngineError::Device` when the device has no clock.
+    pub fn set_profiling(&mut self, enabled: bool) -> Result<(), EngineError> {
+        self.runtime.set_profiling(enabled)
+    }
+
+    /// What was timed since the last call, by program and kernel. [`Session::plan`] has the kernels' labels, [`crate::cost::cost`] their work.
+    pub fn take_profile(&mut self) -> Vec<KernelTime> {
+        self.runtime.take_profile()
     }
 }

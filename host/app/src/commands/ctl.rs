@@ -20,6 +20,7 @@ pub fn run(args: &CtlArgs) -> Result<i32> {
         CtlCommand::Eval => ("eval", json!({})),
         CtlCommand::Checkpoint => ("checkpoint", json!({})),
         CtlCommand::Stop => ("stop", json!({})),
+        CtlCommand::Profile { steps } => ("profile", json!({ "steps": steps })),
         CtlCommand::Set { key, value } => {
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.clone()));
             ("set", json!({ "key": key, "value": value }))

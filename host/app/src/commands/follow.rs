@@ -281,6 +281,7 @@ fn is_headline(name: &str) -> bool {
     let quiet = ["lr", "grad_norm", "param_norm", "update_norm"];
     !quiet.contains(&metric)
         && !metric.contains("class_")
+        && !matches!(split, "time" | "system")
         && (split != "train" || matches!(metric, "loss" | "accuracy" | "samples_per_sec"))
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use solstice_store::{
-    CheckpointRow, Command, CommandState, DATABASE_FILE, Event, LogLine, MetricKind, MetricSummary, Rewind, RunInfo, RunReader, StoreError,
+    CheckpointRow, Command, CommandState, DATABASE_FILE, Event, LogLine, Logged, MetricKind, MetricSummary, Rewind, RunInfo, RunReader,
+    StoreError, Table,
 };
 
 use super::series::Series;
@@ -23,6 +24,11 @@ const STATE_INTERVAL: Duration = Duration::from_millis(250);
 const LOCK_PATIENCE: Duration = Duration::from_millis(60);
 /// The list of metrics is read at most in this part of the time: that of a run with thousands takes longer than what is new in it.
 const METRICS_SHARE: u32 = 20;
+
+/// The tables of which the newest row is part of a run: what the model is, and where a step's time goes. All others are read on demand.
+pub const LATEST_TABLES: [&str; 2] = ["model/summary", "profile/kernels"];
+/// The texts likewise.
+pub const LATEST_TEXTS: [&str; 2] = ["model/graph", "profile/note"];
 
 /// One run as a snapshot shows it.
 #[derive(Clone, Debug)]
@@ -49,6 +55,10 @@ pub struct Run {
     pub commands: Arc<Vec<Command>>,
     /// Where resumes went back to.
     pub rewinds: Arc<Vec<Rewind>>,
+    /// The newest row of each of [`LATEST_TABLES`] that it has.
+    pub latest_tables: Arc<BTreeMap<String, Arc<Logged<Table>>>>,
+    /// The newest row of each of [`LATEST_TEXTS`] that it has.
+    pub latest_texts: Arc<BTreeMap<String, Arc<Logged<String>>>>,
     /// Why it cannot be read, or not any more: a sentence to show in its row.
     pub problem: Option<String>,
     /// Everything that is on disk has been read.
@@ -71,6 +81,8 @@ impl Run {
             checkpoints: Arc::default(),
             commands: Arc::default(),
             rewinds: Arc::default(),
+            latest_tables: Arc::default(),
+            latest_texts: Arc::default(),
             problem: None,
             is_complete: false,
             version: 0,
@@ -255,6 +267,7 @@ impl RunData {
             let begin = Instant::now();
             let metrics = reader.metrics()?;
             if *self.run.metrics != metrics {
+                self.read_latest(reader, &metrics)?;
                 self.take_metrics(metrics);
                 changed = true;
             }
@@ -268,7 +281,9 @@ impl RunData {
             let rewinds = reader.rewinds_since(self.last_rewind)?;
             changed |= !page.rows.is_empty() || !rewinds.is_empty();
             if page.rows.iter().any(|row| !self.names.contains_key(&row.metric_id)) {
-                self.take_metrics(reader.metrics()?);
+                let metrics = reader.metrics()?;
+                self.read_latest(reader, &metrics)?;
+                self.take_metrics(metrics);
             }
             self.apply(&page.rows, &rewinds);
             self.next_scalar = page.next_row_id;
@@ -285,6 +300,47 @@ impl RunData {
         }
         self.seen_version = (is_complete && reads_metrics).then_some(data_version);
         Ok(changed)
+    }
+
+    /// The newest rows of what is kept of tables and texts, where their number has changed since the last look.
+    fn read_latest(&mut self, reader: &RunReader, metrics: &[MetricSummary]) -> Result<(), StoreError> {
+        // Whatever is new has a greater id; after a rewind there may be nothing new, and less than before.
+        fn newest<T>(
+            known: Option<&Arc<Logged<T>>>,
+            read: impl Fn(i64) -> Result<Vec<Logged<T>>, StoreError>,
+        ) -> Result<Option<Arc<Logged<T>>>, StoreError> {
+            let last = match known {
+                Some(known) => read(known.id)?.pop(),
+                None => None,
+            };
+            Ok(match last {
+                Some(last) => Some(last),
+                None => read(0)?.pop(),
+            }
+            .map(Arc::new))
+        }
+        for metric in metrics.iter().filter(|metric| matches!(metric.kind, MetricKind::Table | MetricKind::Text)) {
+            if self.run.metrics.iter().any(|known| known.id == metric.id && known.count == metric.count) {
+                continue;
+            }
+            let name = metric.name.as_str();
+            if metric.kind == MetricKind::Table && LATEST_TABLES.contains(&name) {
+                let row = newest(self.run.latest_tables.get(name), |id| reader.tables(name, id))?;
+                let tables = Arc::make_mut(&mut self.change().latest_tables);
+                let _ = match row {
+                    Some(row) => tables.insert(name.into(), row),
+                    None => tables.remove(name),
+                };
+            } else if metric.kind == MetricKind::Text && LATEST_TEXTS.contains(&name) {
+                let row = newest(self.run.latest_texts.get(name), |id| reader.texts(name, id))?;
+                let texts = Arc::make_mut(&mut self.change().latest_texts);
+                let _ = match row {
+                    Some(row) => texts.insert(name.into(), row),
+                    None => texts.remove(name),
+                };
+            }
+        }
+        Ok(())
     }
 
     fn take_metrics(&mut self, metrics: Vec<MetricSummary>) {

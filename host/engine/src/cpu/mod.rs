@@ -16,7 +16,7 @@ mod window;
 use crate::EngineError;
 use crate::kernel::{BufferKind, KernelOp, Plan};
 use crate::plan::is_empty;
-use crate::session::{ProgramId, Runtime, Ticket};
+use crate::session::{KernelTime, ProgramId, Runtime, Ticket};
 use memory::{Units, Words};
 use solstice_ir::TensorType;
 use std::collections::{HashMap, VecDeque};
@@ -38,6 +38,8 @@ pub struct CpuRuntime {
     results: VecDeque<(u64, Vec<Vec<u8>>)>,
     next_ticket: u64,
     clock_enabled: bool,
+    /// Spent in kernels so far.
+    computed: Duration,
 }
 
 struct Program {
@@ -46,8 +48,8 @@ struct Program {
     unit_of: Vec<usize>,
     /// Each with its place in the plan; kernels with nothing to do are left out.
     kernels: Vec<(usize, Box<dyn CpuKernel>)>,
-    /// Time spent in each kernel of the plan while the clock was on.
-    times: Vec<Duration>,
+    /// Calls and time of each kernel of the plan while the clock was on.
+    times: Vec<(u64, Duration)>,
 }
 
 /// A kernel ready to run.
@@ -73,22 +75,13 @@ impl CpuRuntime {
             results: VecDeque::new(),
             next_ticket: 0,
             clock_enabled: false,
+            computed: Duration::ZERO,
         })
     }
 
     /// Number of threads.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
-    }
-
-    /// Turns the clock of kernels on or off; off at first.
-    pub fn set_clock(&mut self, enabled: bool) {
-        self.clock_enabled = enabled;
-    }
-
-    /// Time spent in each kernel of the program's plan in all runs with the clock on.
-    pub fn kernel_times(&self, program: ProgramId) -> &[Duration] {
-        &self.programs[program.0].times
     }
 
     fn check_states(&self, program: &Program) -> Result<(), EngineError> {
@@ -164,7 +157,7 @@ impl Runtime for CpuRuntime {
         for (index, kernel) in plan.kernels.iter().enumerate().filter(|(_, kernel)| !is_empty(&kernel.op)) {
             kernels.push((index, prepare(&kernel.op, &plan, &unit_of)?));
         }
-        let times = vec![Duration::ZERO; plan.kernels.len()];
+        let times = vec![(0, Duration::ZERO); plan.kernels.len()];
         let program = Program { plan, unit_of, kernels, times };
         self.check_states(&program)?;
         self.programs.push(program);
@@ -185,15 +178,19 @@ impl Runtime for CpuRuntime {
         }
         let units = &mut self.units;
         let program = &mut self.programs[id.0];
+        let begin = Instant::now();
         self.pool.install(|| {
             for (index, kernel) in &program.kernels {
                 let start = self.clock_enabled.then(Instant::now);
                 kernel.run(units);
                 if let Some(start) = start {
-                    program.times[*index] += start.elapsed();
+                    let (calls, time) = &mut program.times[*index];
+                    *calls += 1;
+                    *time += start.elapsed();
                 }
             }
         });
+        self.computed += begin.elapsed();
         let output = |port: &crate::kernel::Port| units.get(program.unit_of[port.buffer.index()]).bytes()[..port.ty.byte_count()].to_vec();
         let outputs = program.plan.outputs.iter().map(output).collect();
         let ticket = self.next_ticket;
@@ -220,6 +217,20 @@ impl Runtime for CpuRuntime {
 
     fn memory_bytes(&self) -> usize {
         self.units.byte_count()
+    }
+
+    fn waited(&self) -> Duration {
+        self.computed
+    }
+
+    fn set_profiling(&mut self, enabled: bool) -> Result<(), EngineError> {
+        self.clock_enabled = enabled;
+        Ok(())
+    }
+
+    fn take_profile(&mut self) -> Vec<KernelTime> {
+        let programs = self.programs.iter_mut().enumerate();
+        programs.flat_map(|(index, program)| KernelTime::take(ProgramId(index), &mut program.times)).collect()
     }
 }
 

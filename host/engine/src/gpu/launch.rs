@@ -74,6 +74,8 @@ pub enum Step {
 pub struct Launches {
     /// In execution order.
     pub steps: Vec<Step>,
+    /// The kernel of the plan that each step is a part of.
+    pub kernel_of: Vec<usize>,
     /// Bytes of each temporary.
     pub temporaries: Vec<usize>,
 }
@@ -123,8 +125,10 @@ pub fn buffer_bytes(buffer: &Buffer) -> usize {
 pub fn launches(plan: &Plan, target: &Target) -> Result<Launches, String> {
     let (piece_of, _) = pieces(plan);
     let mut context = Context { plan, piece_of: &piece_of, target, launches: Launches::default(), temporary_count: 0 };
-    for kernel in &plan.kernels {
+    for (index, kernel) in plan.kernels.iter().enumerate() {
         context.kernel(kernel).map_err(|message| format!("kernel `{}`: {message}", kernel.label))?;
+        let Launches { steps, kernel_of, .. } = &mut context.launches;
+        kernel_of.resize(steps.len(), index);
     }
     Ok(context.launches)
 }

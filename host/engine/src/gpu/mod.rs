@@ -2,7 +2,7 @@
 //!
 //! `launch.rs` turns a plan into launches (plain data: shader text, buffers, grid), with `map.rs`, `reduce.rs`, `dot.rs` and `indexing.rs` for the kernels,
 //! `emit.rs` for the generated bodies, `template.rs` and `sources.rs` for the files of `/shaders`. `adapter.rs` finds devices, `runtime.rs` holds memory and runs
-//! programs, `staging.rs` moves bytes in and out. It does not choose kernels' order or memory: that is the plan's.
+//! programs, `staging.rs` moves bytes in and out, `profile.rs` times kernels. It does not choose kernels' order or memory: that is the plan's.
 
 mod adapter;
 mod dot;
@@ -11,6 +11,7 @@ mod indexing;
 mod inspect;
 mod launch;
 mod map;
+mod profile;
 mod reduce;
 mod runtime;
 mod sources;

@@ -7,14 +7,17 @@
 use crate::gpu::Sources;
 use crate::gpu::adapter::{Adapter, target};
 use crate::gpu::launch::{Binding, Launches, Memory, Step, Target, buffer_bytes, launches, pieces};
+use crate::gpu::profile::Clock;
 use crate::gpu::staging::Staging;
 use crate::kernel::{Buffer, BufferKind};
-use crate::session::{ProgramId, Runtime, Ticket};
+use crate::session::{KernelTime, ProgramId, Runtime, Ticket};
 use crate::{EngineError, Plan};
 use solstice_ir::{DType, Literal, TensorType};
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Runs that may be under way at once: one on the device, one waiting, one being prepared.
 const RUNS_IN_FLIGHT: usize = 3;
@@ -46,6 +49,9 @@ pub struct GpuRuntime {
     in_flight: VecDeque<wgpu::SubmissionIndex>,
     results: BTreeMap<u64, Outcome>,
     next_ticket: u64,
+    is_profiling: bool,
+    /// Spent waiting for the device so far.
+    waited: Cell<Duration>,
 }
 
 struct State {
@@ -75,6 +81,12 @@ struct Program {
     readback_ring: Vec<Staging>,
     readbacks_free: Vec<usize>,
     run_count: usize,
+    /// The kernel of the plan that each step is a part of.
+    kernel_of: Vec<usize>,
+    /// Calls and time of each kernel of the plan, of profiled runs.
+    times: Vec<(u64, Duration)>,
+    /// Made by the first profiled run.
+    clock: Option<Clock>,
 }
 
 enum Prepared {
@@ -121,7 +133,7 @@ impl GpuRuntime {
         let limits = adapter.handle.limits();
         let request = wgpu::DeviceDescriptor {
             label: Some("solstice"),
-            required_features: adapter.handle.features() & wgpu::Features::SUBGROUP,
+            required_features: adapter.handle.features() & (wgpu::Features::SUBGROUP | Clock::FEATURES),
             required_limits: limits.clone(),
             ..Default::default()
         };
@@ -158,6 +170,8 @@ impl GpuRuntime {
             in_flight: VecDeque::new(),
             results: BTreeMap::new(),
             next_ticket: 0,
+            is_profiling: false,
+            waited: Cell::default(),
         })
     }
 
@@ -181,8 +195,11 @@ impl GpuRuntime {
     /// Waits for a submission, or for all. Mapped buffers are back afterwards.
     fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), EngineError> {
         let poll = || self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
+        let begin = Instant::now();
         // wgpu panics when the device is lost while it waits.
-        match catch_unwind(AssertUnwindSafe(poll)) {
+        let polled = catch_unwind(AssertUnwindSafe(poll));
+        self.waited.set(self.waited.get() + begin.elapsed());
+        match polled {
             Ok(Ok(_)) => self.check(|| "while running".into()),
             Ok(Err(error)) => Err(self.error(error.to_string())),
             Err(_) => Err(self.error("the device was lost while waiting for it")),
@@ -364,6 +381,11 @@ impl GpuRuntime {
             let oldest = self.in_flight.pop_front();
             self.wait(oldest)?;
         }
+        if self.is_profiling && self.programs[index].clock.is_none() {
+            let copies = self.programs[index].steps.iter().map(|step| matches!(step, Prepared::Copy { .. }));
+            self.programs[index].clock = Some(Clock::new(&self.device, &self.queue, copies));
+            self.check(|| "making a clock for kernels".into())?;
+        }
         let has_outputs = !self.programs[index].downloads.is_empty();
         let readback = if has_outputs { Some(self.free_readback(index)?) } else { None };
         let mut encoder =
@@ -385,7 +407,11 @@ impl GpuRuntime {
             }
             staging.map_after(&encoder);
         }
-        program.encode(&mut encoder);
+        let clock = if self.is_profiling { program.clock.as_ref() } else { None };
+        match clock {
+            Some(clock) => program.encode_timed(&mut encoder, clock),
+            None => program.encode(&mut encoder),
+        }
         if let Some(readback) = readback {
             let staging = &program.readback_ring[readback];
             for &(piece, offset, bytes) in &program.downloads {
@@ -399,6 +425,12 @@ impl GpuRuntime {
         let submission = self.submit_encoder(encoder);
         self.in_flight.push_back(submission.clone());
         self.programs[index].run_count += 1;
+        if self.is_profiling {
+            self.wait(Some(submission.clone()))?;
+            let Program { clock, kernel_of, times, .. } = &mut self.programs[index];
+            let added = clock.as_ref().map_or(Ok(()), |clock| clock.add(kernel_of, times));
+            added.map_err(|message| self.error(message))?;
+        }
         self.check(|| format!("submitting `{}`", self.programs[index].plan.name))?;
         Ok(match readback {
             Some(readback) => Outcome::Pending { program: index, readback, submission },
@@ -426,6 +458,27 @@ impl Program {
                 steps.next();
             }
         }
+    }
+
+    /// The same with a pass for each dispatch, and the time before and after each step.
+    fn encode_timed(&self, encoder: &mut wgpu::CommandEncoder, clock: &Clock) {
+        for (index, step) in self.steps.iter().enumerate() {
+            match step {
+                Prepared::Copy { from, to, bytes } => {
+                    clock.begin_copy(encoder, index);
+                    encoder.copy_buffer_to_buffer(self.memory(*from), 0, self.memory(*to), 0, Some(*bytes as u64));
+                    clock.end_copy(encoder, index);
+                }
+                Prepared::Dispatch { label, pipeline, group, grid, .. } => {
+                    let timestamp_writes = clock.of_pass(index);
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes });
+                    pass.set_pipeline(pipeline);
+                    pass.set_bind_group(0, group, &[]);
+                    pass.dispatch_workgroups(grid[0], grid[1], 1);
+                }
+            }
+        }
+        clock.resolve(encoder);
     }
 
     fn memory(&self, memory: Memory) -> &wgpu::Buffer {
@@ -480,7 +533,7 @@ impl Runtime for GpuRuntime {
 
     fn load(&mut self, plan: Arc<Plan>) -> Result<ProgramId, EngineError> {
         self.check_states(&plan)?;
-        let Launches { steps, temporaries } = launches(&plan, &self.target).map_err(|message| self.error(message))?;
+        let Launches { steps, kernel_of, temporaries } = launches(&plan, &self.target).map_err(|message| self.error(message))?;
         let (piece_of, piece_bytes) = pieces(&plan);
         let mut slots = std::mem::take(&mut self.slots);
         let mut temporary_pool = std::mem::take(&mut self.temporaries);
@@ -523,6 +576,7 @@ impl Runtime for GpuRuntime {
         let readback_ring = ring(RUNS_IN_FLIGHT + 1, !downloads.is_empty(), &|| Staging::readback(&self.device, download_bytes));
         self.check(|| format!("allocating {upload_bytes} bytes for inputs and {download_bytes} bytes for outputs"))?;
         let readbacks_free = (0..readback_ring.len()).collect();
+        let times = vec![(0, Duration::ZERO); plan.kernels.len()];
         self.programs.push(Program {
             plan,
             sources,
@@ -535,6 +589,9 @@ impl Runtime for GpuRuntime {
             readback_ring,
             readbacks_free,
             run_count: 0,
+            kernel_of,
+            times,
+            clock: None,
         });
         Ok(ProgramId(self.programs.len() - 1))
     }
@@ -587,6 +644,25 @@ impl Runtime for GpuRuntime {
             sources.chain(program.upload_ring.iter().chain(&program.readback_ring).map(|staging| &staging.buffer))
         });
         states.chain(own).chain(&self.slots).chain(&self.temporaries).map(|buffer| buffer.size() as usize).sum()
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited.get()
+    }
+
+    fn set_profiling(&mut self, enabled: bool) -> Result<(), EngineError> {
+        if enabled && !self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return Err(self.error(
+                "it has no timestamp queries, so its kernels cannot be timed; profile the run with `--device cpu`, or on another adapter",
+            ));
+        }
+        self.is_profiling = enabled;
+        Ok(())
+    }
+
+    fn take_profile(&mut self) -> Vec<KernelTime> {
+        let programs = self.programs.iter_mut().enumerate();
+        programs.flat_map(|(index, program)| KernelTime::take(ProgramId(index), &mut program.times)).collect()
     }
 }
 
