@@ -21,7 +21,14 @@ const LHS_INNER_FIRST: bool = true; // neighbours along the inner axis are neigh
 const RHS_INNER_FIRST: bool = false;
 const GROUPS_X: u32 = 4u;
 
+// begin to
 @group(0) @binding(2) var<storage, read_write> to: array<f32>;
+
+// The product's element; an epilogue takes the place of this.
+fn write(position: u32, product: f32) {
+    to[position] = product;
+}
+// end to
 
 // begin operands
 // begin lhs
@@ -63,7 +70,7 @@ var<workgroup> rhs_tile: array<vec4<f32>, 16u * SIDE>;
 fn store(split: u32, batch: u32, row: u32, column: u32, values: vec4<f32>) {
     for (var j = 0u; j < 4u; j = j + 1u) {
         if (row < ROWS && column + j < COLUMNS) {
-            to[split * TOTAL + address(batch, row, column + j)] = values[j];
+            write(split * TOTAL + address(batch, row, column + j), values[j]);
         }
     }
 }

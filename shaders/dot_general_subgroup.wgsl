@@ -21,7 +21,14 @@ const SIZE: u32 = 8u; // of a subgroup, or 1
 const LANES: u32 = 8u; // of a workgroup: SIZE, or 32
 const GROUPS_X: u32 = 1300u;
 
+// begin to
 @group(0) @binding(2) var<storage, read_write> to: array<f32>;
+
+// The product's element; an epilogue takes the place of this.
+fn write(position: u32, product: f32) {
+    to[position] = product;
+}
+// end to
 
 // begin operands
 // begin lhs
@@ -55,7 +62,7 @@ fn address(batch: u32, row: u32, column: u32) -> u32 {
 
 fn store(split: u32, batch: u32, row: u32, column: u32, value: f32) {
     if (split < SPLITS && row < ROWS && column < COLUMNS) {
-        to[split * TOTAL + address(batch, row, column)] = value;
+        write(split * TOTAL + address(batch, row, column), value);
     }
 }
 

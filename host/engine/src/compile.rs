@@ -36,6 +36,15 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Stages, Engine
     graph.verify()?;
     let grad = grad::expand_gradients(graph).map_err(|error| EngineError::Gradient(error.to_string()))?;
     let simplified = simplify::simplify(&lower::inline_composites(&grad, &|_| false));
-    let plan = plan::plan(&graph.name, fuse::fuse(&simplified, options.fuse));
+    let mut fused = fuse::fuse(&simplified, options.fuse);
+    plan::remove_dead_stores(&mut fused);
+    if options.fuse {
+        fuse::pack_scalars(&mut fused);
+        fuse::merge_maps(&mut fused);
+        fuse::fuse_epilogues(&mut fused);
+        fuse::fuse_rows(&mut fused);
+        plan::remove_dead_stores(&mut fused);
+    }
+    let plan = plan::plan(&graph.name, fused, options.fuse);
     Ok(Stages { grad, simplified, plan })
 }

@@ -7,16 +7,24 @@
 //! levels allow it. Order, memory and state updates are not decided here; read `plan.rs` next.
 
 mod body;
+mod epilogue;
 mod index_map;
+mod merge;
+mod pack;
+mod rows;
 
 pub(crate) use body::map_registers;
+pub(crate) use epilogue::fuse_epilogues;
+pub(crate) use merge::merge_maps;
+pub(crate) use pack::pack_scalars;
+pub(crate) use rows::fuse_rows;
 
 use crate::kernel::{
     BUFFERS_PER_KERNEL, Body, Buffer, BufferId, BufferKind, ConvolutionForm, Instruction, Kernel, KernelOp, MatrixView, Port, Register,
     ScalarPort, StatePort, Store, View,
 };
 use body::{Builder, collapse, collapse_body, collapse_view};
-use index_map::{Affine, IndexMap, identity, linear, through_movement};
+use index_map::{Affine, IndexMap, identity, linear, through_movement, through_reshape};
 use solstice_ir::{DType, DotDims, Graph, Node, NodeId, Op, ReduceKind, Role, ScatterMode, element_count, strides_of};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -43,6 +51,8 @@ pub(crate) struct Fused {
     pub outputs: Vec<Port>,
     /// State buffer and the buffer of its new value.
     pub updates: Vec<(BufferId, BufferId)>,
+    /// Buffers whose writers write parts that are apart, in any order.
+    pub unordered: HashSet<BufferId>,
 }
 
 /// Kernels for `graph`, which holds primitives only. With `fuse` off every elementwise node has its own kernel; movement ops are views all the same.
@@ -785,6 +795,7 @@ impl<'a> Fuser<'a> {
                 out_shape: node.ty.shape.clone(),
                 from: [self.dense(inputs[0]), self.dense(inputs[1])],
                 to,
+                epilogue: None,
             },
             Op::ConvolutionInputGrad { geometry, .. } => KernelOp::Convolution {
                 form: ConvolutionForm::InputGrad,
@@ -794,6 +805,7 @@ impl<'a> Fuser<'a> {
                 out_shape: shape_of(0),
                 from: [self.dense(inputs[0]), self.dense(inputs[1])],
                 to,
+                epilogue: None,
             },
             Op::ConvolutionWeightGrad { geometry, .. } => KernelOp::Convolution {
                 form: ConvolutionForm::WeightGrad,
@@ -803,6 +815,7 @@ impl<'a> Fuser<'a> {
                 out_shape: shape_of(1),
                 from: [self.dense(inputs[0]), self.dense(inputs[1])],
                 to,
+                epilogue: None,
             },
             Op::ReduceWindow { kind, window } => KernelOp::ReduceWindow {
                 kind: *kind,
@@ -879,7 +892,7 @@ impl<'a> Fuser<'a> {
         // LinearIndex counts in the whole shape, which merging axes does not change.
         let (sizes, groups) = collapse(shape, &views, &builder.body, &|axis| axes.contains(&axis));
         let reduced = (0..groups.len()).filter(|group| axes.contains(&groups[*group][0])).collect();
-        KernelOp::Reduce { shape: sizes, axes: reduced, kind, body: collapse_body(&builder.body, &groups), value, to }
+        KernelOp::Reduce { shape: sizes, axes: reduced, kind, body: collapse_body(&builder.body, &groups), value, to, to_offset: 0 }
     }
 
     fn dot(&mut self, id: NodeId, dims: &DotDims, to: BufferId) -> KernelOp {
@@ -897,6 +910,7 @@ impl<'a> Fuser<'a> {
             lhs: self.matrix(lhs, &dims.lhs_batch, &lhs_free, &dims.lhs_contract),
             rhs: self.matrix(rhs, &dims.rhs_batch, &dims.rhs_contract, &rhs_free),
             to,
+            epilogue: None,
         }
     }
 
@@ -925,11 +939,28 @@ impl<'a> Fuser<'a> {
         let node = self.graph.node(id);
         let strides: Vec<isize> = strides_of(&node.ty.shape).into_iter().map(|stride| stride as isize).collect();
         let mut start = 0;
+        self.fused.unordered.insert(to);
         for &input in &node.inputs {
             let shape = &self.graph.ty(input).shape;
             if element_count(shape) > 0 {
-                let view = View { buffer: to, offset: start * strides[axis] as usize, strides: strides.clone() };
-                self.store_part(id, input, shape, identity(shape), view);
+                let offset = start * strides[axis] as usize;
+                // In the axes from before a reshape: heads that are laid side by side are not copied first.
+                let mut source = input;
+                while self.homes[source.index()].is_none() && matches!(self.graph.node(source).op, Op::Reshape { .. }) {
+                    source = self.graph.node(source).inputs[0];
+                }
+                let finer = &self.graph.ty(source).shape;
+                match through_reshape(shape, finer, &identity(finer), finer) {
+                    Some(place) => {
+                        let of_axis = |from: usize| place.iter().zip(&strides).map(|(index, stride)| index.strides[from] * stride).sum();
+                        let view = View { buffer: to, offset, strides: (0..finer.len()).map(of_axis).collect() };
+                        self.store_part(id, source, finer, identity(finer), view);
+                    }
+                    None => {
+                        let view = View { buffer: to, offset, strides: strides.clone() };
+                        self.store_part(id, input, shape, identity(shape), view);
+                    }
+                }
             }
             start += shape[axis];
         }

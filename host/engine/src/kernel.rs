@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// many axes may have more by its starts.
 pub const BUFFERS_PER_KERNEL: usize = 8;
 
+/// Elements of a row of [`KernelOp::Rows`] at most: one block of the CPU's registers.
+pub const ROW_MAX: usize = 1024;
+
 /// Index of a buffer in its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BufferId(pub u32);
@@ -104,6 +107,8 @@ pub enum Instruction {
         /// Stream of the op.
         stream: u32,
     },
+    /// The monoid over the register's values in the row; the same for every element of the row. In `KernelOp::Rows` alone.
+    Fold(ReduceKind, Register),
 }
 
 /// A straight-line function of the index: loads, then instructions; `types[i]` is the type of register `i`.
@@ -124,6 +129,31 @@ pub struct Store {
     pub value: Register,
     /// Where it goes, over the kernel's iteration space. Addresses are distinct.
     pub to: View,
+}
+
+/// Elementwise work on a product, in the kernel that makes it: a map over `shape`, which has the product's elements in row-major order. Its load number
+/// `product` is the product's element, before anything is stored; that view and one of the stores are dense on the kernel's `to`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Epilogue {
+    /// Iteration space.
+    pub shape: Vec<usize>,
+    /// Function of the index.
+    pub body: Body,
+    /// What is written.
+    pub stores: Vec<Store>,
+    /// The load that is the product.
+    pub product: usize,
+}
+
+impl Epilogue {
+    /// The stores that are left when the product stands in memory already: the epilogue is a map over it then.
+    pub fn stores_behind_product(&self) -> Vec<Store> {
+        let is_there = |store: &&Store| {
+            let is_product = self.body.code[usize::from(store.value.0)] == Instruction::Load(self.product as u16);
+            !(is_product && store.to == self.body.loads[self.product])
+        };
+        self.stores.iter().filter(is_there).cloned().collect()
+    }
 }
 
 /// Which of the three bilinear convolution kernels.
@@ -176,8 +206,27 @@ pub enum KernelOp {
         body: Body,
         /// The reduced register of `body`.
         value: Register,
-        /// Result, dense over the outer axes.
+        /// Result, dense over the outer axes from element `to_offset` on.
         to: BufferId,
+        /// First element of the result.
+        to_offset: usize,
+    },
+    /// A `Map` whose body may fold along rows: the last `row_axes` axes of `shape`, at most [`ROW_MAX`] elements together. A register that does not vary along
+    /// the row may be stored through a view that does not either.
+    Rows {
+        /// Iteration space.
+        shape: Vec<usize>,
+        /// Number of axes that make a row, at least 1.
+        row_axes: usize,
+        /// Function of the index.
+        body: Body,
+        /// What is written.
+        stores: Vec<Store>,
+    },
+    /// Kernels that neither wait for each other nor write what another one touches, in one launch.
+    Group {
+        /// `Map`, `Reduce` and `Rows` kernels.
+        members: Vec<Kernel>,
     },
     /// First index of the largest or smallest element: from `[outer, n, inner]` to i32 `[outer, inner]`. NaN counts as largest (smallest).
     ReduceArg {
@@ -212,6 +261,8 @@ pub enum KernelOp {
         rhs: MatrixView,
         /// Result.
         to: BufferId,
+        /// What becomes of the result.
+        epilogue: Option<Box<Epilogue>>,
     },
     /// A convolution in one of its forms; `x`, `weight`, `out` name the shapes of the forward op.
     Convolution {
@@ -229,6 +280,8 @@ pub enum KernelOp {
         from: [BufferId; 2],
         /// Result.
         to: BufferId,
+        /// What becomes of the result.
+        epilogue: Option<Box<Epilogue>>,
     },
     /// `kind` of each window of a tensor of shape `from_shape`.
     ReduceWindow {
@@ -422,9 +475,12 @@ impl KernelOp {
     /// Buffers that the kernel reads, duplicates included.
     pub fn reads(&self) -> Vec<BufferId> {
         match self {
-            KernelOp::Map { body, .. } | KernelOp::Reduce { body, .. } => body.loads.iter().map(|view| view.buffer).collect(),
-            KernelOp::Dot { lhs, rhs, .. } => vec![lhs.buffer, rhs.buffer],
-            KernelOp::Convolution { from, .. } => from.to_vec(),
+            KernelOp::Map { body, .. } | KernelOp::Reduce { body, .. } | KernelOp::Rows { body, .. } => {
+                body.loads.iter().map(|view| view.buffer).collect()
+            }
+            KernelOp::Group { members } => members.iter().flat_map(|member| member.op.reads()).collect(),
+            KernelOp::Dot { lhs, rhs, epilogue, .. } => [lhs.buffer, rhs.buffer].into_iter().chain(epilogue_reads(epilogue)).collect(),
+            KernelOp::Convolution { from, epilogue, .. } => from.iter().copied().chain(epilogue_reads(epilogue)).collect(),
             KernelOp::SelectAndScatter { x, grad, .. } => vec![*x, *grad],
             KernelOp::Gather { from, indices, .. } => vec![*from, *indices],
             KernelOp::Scatter { from, indices, updates, .. } => vec![*from, *indices, *updates],
@@ -439,7 +495,11 @@ impl KernelOp {
     /// Buffers that the kernel writes.
     pub fn writes(&self) -> Vec<BufferId> {
         match self {
-            KernelOp::Map { stores, .. } => stores.iter().map(|store| store.to.buffer).collect(),
+            KernelOp::Map { stores, .. } | KernelOp::Rows { stores, .. } => stores.iter().map(|store| store.to.buffer).collect(),
+            KernelOp::Group { members } => members.iter().flat_map(|member| member.op.writes()).collect(),
+            KernelOp::Dot { epilogue: Some(epilogue), .. } | KernelOp::Convolution { epilogue: Some(epilogue), .. } => {
+                epilogue.stores.iter().map(|store| store.to.buffer).collect()
+            }
             KernelOp::Reduce { to, .. }
             | KernelOp::ReduceArg { to, .. }
             | KernelOp::Dot { to, .. }
@@ -453,4 +513,11 @@ impl KernelOp {
             | KernelOp::Copy { to, .. } => vec![*to],
         }
     }
+}
+
+/// What an epilogue reads besides the product.
+fn epilogue_reads(epilogue: &Option<Box<Epilogue>>) -> impl Iterator<Item = BufferId> + '_ {
+    let loads =
+        epilogue.iter().flat_map(|epilogue| epilogue.body.loads.iter().enumerate().map(|(load, view)| (epilogue.product, load, view)));
+    loads.filter(|(product, load, _)| load != product).map(|(_, _, view)| view.buffer)
 }

@@ -6,11 +6,13 @@
 mod compile;
 pub mod cost;
 pub mod cpu;
+mod dataflow;
 pub mod device;
 mod error;
 mod fuse;
 pub mod gpu;
 pub mod grad;
+mod group;
 pub mod init;
 pub mod kernel;
 pub mod lower;

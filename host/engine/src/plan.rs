@@ -1,17 +1,21 @@
 //! From fused kernels to a plan: dead stores go, state updates are written in place where that is safe, kernels are ordered so that memory is freed
 //! early, and scratch buffers share slots. Everything here is deterministic and near linear in the number of kernels.
 
+use crate::dataflow::{Uses, uses};
 use crate::fuse::{Fused, map_registers};
+use crate::group::group_kernels;
 use crate::kernel::{Body, BufferId, BufferKind, Instruction, Kernel, KernelOp, Plan, Register, Store, View};
 use solstice_ir::element_count;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-/// Orders `fused` and gives its scratch buffers memory.
-pub(crate) fn plan(name: &str, mut fused: Fused) -> Plan {
-    remove_dead_stores(&mut fused);
-    let dependencies = apply_updates(&mut fused);
+/// Orders `fused` and gives its scratch buffers memory. With `fuse` kernels that do not wait for each other are grouped.
+pub(crate) fn plan(name: &str, mut fused: Fused, fuse: bool) -> Plan {
+    let mut dependencies = apply_updates(&mut fused);
+    if fuse {
+        dependencies.successors = group_kernels(&mut fused, dependencies.successors);
+    }
     let order = schedule(&fused, &dependencies);
     let mut kernels: Vec<Option<Kernel>> = fused.kernels.drain(..).map(Some).collect();
     fused.kernels = order.iter().map(|&index| kernels[index].take().expect("a schedule names each kernel once")).collect();
@@ -20,33 +24,11 @@ pub(crate) fn plan(name: &str, mut fused: Fused) -> Plan {
     Plan { name: name.into(), buffers, slots, kernels, inputs, scalars, states, outputs }
 }
 
-/// Kernels that read and that write each buffer, each kernel once.
-struct Uses {
-    readers: Vec<Vec<usize>>,
-    writers: Vec<Vec<usize>>,
-}
-
-fn uses(fused: &Fused) -> Uses {
-    let mut uses = Uses { readers: vec![Vec::new(); fused.buffers.len()], writers: vec![Vec::new(); fused.buffers.len()] };
-    for (index, kernel) in fused.kernels.iter().enumerate() {
-        let add = |list: &mut Vec<Vec<usize>>, buffers: Vec<BufferId>| {
-            for buffer in buffers {
-                if list[buffer.index()].last() != Some(&index) {
-                    list[buffer.index()].push(index);
-                }
-            }
-        };
-        add(&mut uses.readers, kernel.op.reads());
-        add(&mut uses.writers, kernel.op.writes());
-    }
-    uses
-}
-
 // ---------------------------------------------------------------------------------------------------------------------------------------------------
 // Dead stores
 
 /// A value that all its readers found in a register of its own kernel need not be stored.
-fn remove_dead_stores(fused: &mut Fused) {
+pub(crate) fn remove_dead_stores(fused: &mut Fused) {
     let Uses { readers, writers } = uses(fused);
     let mut reader_counts: Vec<usize> = readers.iter().map(Vec::len).collect();
     let kept: HashSet<BufferId> = fused.updates.iter().map(|(_, value)| *value).collect();
@@ -57,7 +39,9 @@ fn remove_dead_stores(fused: &mut Fused) {
     let mut queue: Vec<usize> = (0..fused.buffers.len()).filter(|&buffer| is_dead(fused, &reader_counts, buffer)).collect();
     while let Some(buffer) = queue.pop() {
         for &writer in &writers[buffer] {
-            let KernelOp::Map { body, stores, .. } = &mut fused.kernels[writer].op else { continue };
+            let (KernelOp::Map { body, stores, .. } | KernelOp::Rows { body, stores, .. }) = &mut fused.kernels[writer].op else {
+                continue;
+            };
             let distinct = |body: &Body| body.loads.iter().map(|view| view.buffer).collect::<HashSet<_>>();
             let before = distinct(body);
             stores.retain(|store| store.to.buffer.index() != buffer);
@@ -73,7 +57,7 @@ fn remove_dead_stores(fused: &mut Fused) {
             }
         }
     }
-    fused.kernels.retain(|kernel| !matches!(&kernel.op, KernelOp::Map { stores, .. } if stores.is_empty()));
+    fused.kernels.retain(|kernel| !matches!(&kernel.op, KernelOp::Map { stores, .. } | KernelOp::Rows { stores, .. } if stores.is_empty()));
 }
 
 fn remove_dead_code(body: &mut Body, stores: &mut [Store]) {
@@ -149,9 +133,11 @@ impl Dependencies {
 fn apply_updates(fused: &mut Fused) -> Dependencies {
     let Uses { readers, writers } = uses(fused);
     let mut dependencies = Dependencies { successors: vec![Vec::new(); fused.kernels.len()] };
-    for (readers, writers) in readers.iter().zip(&writers) {
+    for (buffer, (readers, writers)) in readers.iter().zip(&writers).enumerate() {
         // A buffer written in parts: the order of the parts is theirs (a fill comes before what is laid over it).
-        writers.windows(2).for_each(|pair| dependencies.add(pair[0], pair[1]));
+        if !fused.unordered.contains(&BufferId(buffer as u32)) {
+            writers.windows(2).for_each(|pair| dependencies.add(pair[0], pair[1]));
+        }
         for &writer in writers {
             readers.iter().for_each(|&reader| dependencies.add(writer, reader));
         }
@@ -194,7 +180,7 @@ fn is_replaceable(fused: &Fused, state: BufferId, value: BufferId, writer: usize
         return false;
     }
     match &fused.kernels[writer].op {
-        KernelOp::Map { body, stores, .. } => {
+        KernelOp::Map { body, stores, .. } | KernelOp::Rows { body, stores, .. } => {
             let mut stored = stores.iter().filter(|store| store.to.buffer == value).map(|store| &store.to);
             let (Some(to), None) = (stored.next(), stored.next()) else { return false };
             let same_element = |view: &View| view.offset == to.offset && view.strides == to.strides;
@@ -208,17 +194,25 @@ fn is_replaceable(fused: &Fused, state: BufferId, value: BufferId, writer: usize
 /// Replaces every buffer of a kernel.
 fn map_buffers(op: &mut KernelOp, to: &dyn Fn(BufferId) -> BufferId) {
     let each = |buffers: &mut [&mut BufferId]| buffers.iter_mut().for_each(|buffer| **buffer = to(**buffer));
+    let views = |body: &mut Body, stores: &mut [Store]| {
+        body.loads.iter_mut().for_each(|view| view.buffer = to(view.buffer));
+        stores.iter_mut().for_each(|store| store.to.buffer = to(store.to.buffer));
+    };
     match op {
-        KernelOp::Map { body, stores, .. } => {
-            body.loads.iter_mut().for_each(|view| view.buffer = to(view.buffer));
-            stores.iter_mut().for_each(|store| store.to.buffer = to(store.to.buffer));
-        }
+        KernelOp::Map { body, stores, .. } | KernelOp::Rows { body, stores, .. } => views(body, stores),
+        KernelOp::Group { members } => members.iter_mut().for_each(|member| map_buffers(&mut member.op, to)),
         KernelOp::Reduce { body, to: result, .. } => {
             body.loads.iter_mut().for_each(|view| view.buffer = to(view.buffer));
             each(&mut [result]);
         }
-        KernelOp::Dot { lhs, rhs, to, .. } => each(&mut [&mut lhs.buffer, &mut rhs.buffer, to]),
-        KernelOp::Convolution { from: [first, second], to, .. } => each(&mut [first, second, to]),
+        KernelOp::Dot { lhs, rhs, to, epilogue, .. } => {
+            each(&mut [&mut lhs.buffer, &mut rhs.buffer, to]);
+            epilogue.iter_mut().for_each(|epilogue| views(&mut epilogue.body, &mut epilogue.stores));
+        }
+        KernelOp::Convolution { from: [first, second], to, epilogue, .. } => {
+            each(&mut [first, second, to]);
+            epilogue.iter_mut().for_each(|epilogue| views(&mut epilogue.body, &mut epilogue.stores));
+        }
         KernelOp::SelectAndScatter { x, grad, to, .. } => each(&mut [x, grad, to]),
         KernelOp::Gather { from, indices, to, .. } => each(&mut [from, indices, to]),
         KernelOp::Scatter { from, indices, updates, to, .. } => each(&mut [from, indices, updates, to]),
@@ -408,21 +402,32 @@ impl KernelOp {
         let sizes = |shape: &[usize]| format!("{shape:?}").replace(' ', "");
         match self {
             KernelOp::Map { shape, body, .. } => format!("map {} {} ops", sizes(shape), body.code.len() - body.loads.len()),
+            KernelOp::Rows { shape, row_axes, body, .. } => {
+                let (outer, row) = shape.split_at(shape.len() - row_axes);
+                format!("rows {} of {} {} ops", sizes(outer), sizes(row), body.code.len() - body.loads.len())
+            }
+            KernelOp::Group { members } => {
+                let count = |is: fn(&KernelOp) -> bool| members.iter().filter(|member| is(&member.op)).count();
+                let maps = count(|op| matches!(op, KernelOp::Map { .. }));
+                let reductions = count(|op| matches!(op, KernelOp::Reduce { .. }));
+                format!("group of {maps} maps {reductions} reductions {} rows", members.len() - maps - reductions)
+            }
             KernelOp::Reduce { shape, axes, kind, body, .. } => {
                 format!("reduce_{kind:?} {} over {} {} ops", sizes(shape), sizes(axes), body.code.len() - body.loads.len()).to_lowercase()
             }
             KernelOp::ReduceArg { kind, outer, n, inner, .. } => format!("arg_{kind:?} [{outer},{n},{inner}]").to_lowercase(),
-            KernelOp::Dot { batch, rows, columns, inner, .. } => {
+            KernelOp::Dot { batch, rows, columns, inner, epilogue, .. } => {
                 let batch = if batch.is_empty() { String::new() } else { format!("{} x ", sizes(batch)) };
-                format!("dot {batch}{rows}x{inner} * {inner}x{columns}")
+                format!("dot {batch}{rows}x{inner} * {inner}x{columns}{}", epilogue_summary(epilogue))
             }
-            KernelOp::Convolution { form, x_shape, weight_shape, geometry, .. } => {
+            KernelOp::Convolution { form, x_shape, weight_shape, geometry, epilogue, .. } => {
                 let form = match form {
                     crate::kernel::ConvolutionForm::Forward => "convolution",
                     crate::kernel::ConvolutionForm::InputGrad => "convolution_input_grad",
                     crate::kernel::ConvolutionForm::WeightGrad => "convolution_weight_grad",
                 };
-                format!("{form} x {} weight {} stride {}", sizes(x_shape), sizes(weight_shape), sizes(&geometry.strides))
+                let epilogue = epilogue_summary(epilogue);
+                format!("{form} x {} weight {} stride {}{epilogue}", sizes(x_shape), sizes(weight_shape), sizes(&geometry.strides))
             }
             KernelOp::ReduceWindow { kind, window, from_shape, .. } => {
                 format!("reduce_window_{kind:?} {} by {}", sizes(from_shape), sizes(&window.size)).to_lowercase()
@@ -476,6 +481,10 @@ impl fmt::Display for Plan {
     }
 }
 
+fn epilogue_summary(epilogue: &Option<Box<crate::kernel::Epilogue>>) -> String {
+    epilogue.as_ref().map_or(String::new(), |epilogue| format!(" + {} ops", epilogue.body.code.len() - epilogue.body.loads.len()))
+}
+
 fn readable_bytes(bytes: usize) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
@@ -487,7 +496,7 @@ fn readable_bytes(bytes: usize) -> String {
 /// True when a kernel has no element to compute.
 pub(crate) fn is_empty(op: &KernelOp) -> bool {
     match op {
-        KernelOp::Map { shape, .. } => element_count(shape) == 0,
+        KernelOp::Map { shape, .. } | KernelOp::Rows { shape, .. } => element_count(shape) == 0,
         KernelOp::Reduce { shape, axes, .. } => (0..shape.len()).any(|axis| shape[axis] == 0 && !axes.contains(&axis)),
         _ => false,
     }

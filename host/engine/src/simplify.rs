@@ -96,6 +96,9 @@ impl Builder {
                 Rewrite::Node(op, inputs) => (node.op, node.inputs) = (op, inputs),
             }
         }
+        if let Some(id) = self.join_pads(&node) {
+            return id;
+        }
         let hash = hash_of(&node);
         let bucket = self.equal.entry(hash).or_default();
         if let Some(id) = bucket.iter().find(|id| is_same(self.graph.node(**id), &node)) {
@@ -104,6 +107,51 @@ impl Builder {
         let id = self.graph.push_typed(node.op, node.inputs, node.ty, node.scope, node.location);
         bucket.push(id);
         id
+    }
+
+    /// `pad(a) + pad(b) = pad(concatenate(a, b))`, where the zeros of each stand where the other is, side by side: gradients of the slices of one tensor.
+    fn join_pads(&mut self, node: &Node) -> Option<NodeId> {
+        if !matches!(node.op, Op::Binary { function: BinaryOp::Add }) {
+            return None;
+        }
+        let rank = node.ty.rank();
+        // What is padded, by how much before and after.
+        let padded = |id: NodeId| match self.graph.node(id) {
+            Node { op: Op::Pad { low, high, interior }, inputs, .. } => {
+                let is_plain = interior.iter().all(|&between| between == 0) && low.iter().chain(high).all(|&size| size >= 0);
+                (is_plain && self.splat(inputs[1]) == Some(0.0)).then(|| (inputs[0], inputs[1], low.clone(), high.clone()))
+            }
+            _ => None,
+        };
+        let (left, right) = (padded(node.inputs[0])?, padded(node.inputs[1])?);
+        // The one axis along which they differ.
+        let mut differing = (0..rank).filter(|&axis| left.2[axis] != right.2[axis] || left.3[axis] != right.3[axis]);
+        let (axis, None) = (differing.next()?, differing.next()) else { return None };
+        let (first, last) = if left.2[axis] < right.2[axis] { (left, right) } else { (right, left) };
+        let size = |id: NodeId| self.graph.ty(id).shape[axis];
+        if first.2[axis] as usize + size(first.0) != last.2[axis] as usize {
+            return None;
+        }
+        let mut shape = self.graph.ty(first.0).shape.clone();
+        shape[axis] += size(last.0);
+        let ty = TensorType::new(node.ty.dtype, shape);
+        let (low, mut high) = (first.2, first.3);
+        high[axis] = last.3[axis];
+        // A concatenation of what was joined before takes its parts.
+        let mut parts = Vec::new();
+        for part in [first.0, last.0] {
+            match self.graph.node(part) {
+                Node { op: Op::Concatenate { axis: inner }, inputs, .. } if *inner == axis => parts.extend(inputs),
+                _ => parts.push(part),
+            }
+        }
+        let (scope, location) = (node.scope.clone(), node.location.clone());
+        let whole = self.emit(Node { op: Op::Concatenate { axis }, inputs: parts, ty, scope: scope.clone(), location: location.clone() });
+        if low.iter().chain(&high).all(|&size| size == 0) {
+            return Some(whole);
+        }
+        let op = Op::Pad { low, high, interior: vec![0; rank] };
+        Some(self.emit(Node { op, inputs: vec![whole, first.1], ty: node.ty.clone(), scope, location }))
     }
 
     fn rewrite(&self, node: &Node) -> Option<Rewrite> {

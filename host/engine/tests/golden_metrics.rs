@@ -254,6 +254,7 @@ fn perplexity_is_the_number_of_equally_likely_classes() {
         ];
         let measured = measure(device, &Perplexity::default(), 100, &columns);
         assert_eq!(measured.sums["count"], [400.0]);
-        assert!((measured.figures["perplexity"] - 7.0).abs() < device.pick(1e-12, 1e-5));
+        let found = measured.figures["perplexity"];
+        assert!((found - 7.0).abs() < device.pick(1e-12, 1e-5), "{device:?}: {found}");
     });
 }

@@ -7,7 +7,7 @@ use device::{Case, assert_close, run};
 use solstice_engine::Plan;
 use solstice_engine::cpu::CpuRuntime;
 use solstice_engine::kernel::BUFFERS_PER_KERNEL;
-use solstice_engine::kernel::{BufferKind, KernelOp};
+use solstice_engine::kernel::{BufferKind, Kernel, KernelOp};
 use solstice_ir::{BinaryOp, Compare, DType, NodeId, Op, ReduceKind, Role, TensorType, UnaryOp};
 use std::collections::BTreeSet;
 
@@ -104,8 +104,20 @@ fn training_step(batch: usize, sizes: &[usize]) -> Case {
     case
 }
 
-fn check_limits(plan: &Plan) {
+/// The kernels of a plan, members of groups one by one.
+fn single_kernels(plan: &Plan) -> Vec<&Kernel> {
+    let mut single = Vec::new();
     for kernel in &plan.kernels {
+        match &kernel.op {
+            KernelOp::Group { members } => single.extend(members),
+            _ => single.push(kernel),
+        }
+    }
+    single
+}
+
+fn check_limits(plan: &Plan) {
+    for kernel in single_kernels(plan) {
         let buffers: BTreeSet<_> = kernel.op.reads().into_iter().chain(kernel.op.writes()).collect();
         assert!(buffers.len() <= BUFFERS_PER_KERNEL, "{} uses {} buffers\n{plan}", kernel.label, buffers.len());
     }
@@ -117,17 +129,21 @@ fn a_training_step_of_a_perceptron_has_few_kernels() {
     let plan = case.plan(true);
     println!("{plan}");
     check_limits(&plan);
-    let count = |is: fn(&KernelOp) -> bool| plan.kernels.iter().filter(|kernel| is(&kernel.op)).count();
+    let count = |is: fn(&KernelOp) -> bool| single_kernels(&plan).iter().filter(|kernel| is(&kernel.op)).count();
     assert_eq!(count(|op| matches!(op, KernelOp::Dot { .. })), 8, "three forward, three for weights, two for inputs");
-    // Max, sum and loss; their gradient over each row; three bias gradients.
-    assert!(count(|op| matches!(op, KernelOp::Reduce { .. })) <= 7);
-    // Adam is one kernel a parameter and writes its three states in place.
+    // The loss; three bias gradients. Maximum, sum and gradient of the cross entropy are one kernel over rows.
+    assert!(count(|op| matches!(op, KernelOp::Reduce { .. })) <= 4, "{plan}");
+    assert_eq!(count(|op| matches!(op, KernelOp::Rows { .. })), 1, "{plan}");
+    // Bias and relu, forward and backward.
+    assert!(count(|op| matches!(op, KernelOp::Dot { epilogue: Some(_), .. })) >= 4, "{plan}");
+    // Adam is one map a parameter and writes its three states in place; all of them are one launch.
     assert_eq!(count(|op| matches!(op, KernelOp::Copy { .. })), 0, "all updates are in place");
     assert!(count(|op| matches!(op, KernelOp::Map { stores, .. } if stores.len() == 3)) == 6, "adam is one kernel a parameter");
-    assert!(plan.kernels.len() <= 32, "{} kernels", plan.kernels.len());
+    assert!(plan.kernels.len() <= 14, "{} kernels", plan.kernels.len());
     let scratch = plan.buffers.iter().filter(|buffer| matches!(buffer.kind, BufferKind::Scratch { .. }) && buffer.elements > 0);
     let unshared: usize = scratch.map(|buffer| buffer.elements * 4).sum();
-    assert!(plan.scratch_bytes() < unshared * 3 / 4, "{} of {unshared} bytes: slots are not shared", plan.scratch_bytes());
+    // All gradients live until the update, which is one launch.
+    assert!(plan.scratch_bytes() < unshared * 95 / 100, "{} of {unshared} bytes: slots are not shared", plan.scratch_bytes());
 }
 
 #[test]

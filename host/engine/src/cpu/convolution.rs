@@ -77,7 +77,7 @@ fn with_buffer<R>(buffer: &'static std::thread::LocalKey<RefCell<Vec<f32>>>, len
 
 impl Convolution {
     pub(super) fn new(op: &KernelOp, unit_of: &[usize]) -> Result<Convolution, EngineError> {
-        let KernelOp::Convolution { form, geometry, x_shape, weight_shape, out_shape, from, to } = op else {
+        let KernelOp::Convolution { form, geometry, x_shape, weight_shape, out_shape, from, to, .. } = op else {
             unreachable!("only convolutions come here")
         };
         if geometry.strides.len() > 3 {

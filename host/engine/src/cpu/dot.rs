@@ -30,7 +30,7 @@ struct Operand {
 
 impl Dot {
     pub(super) fn new(op: &KernelOp, unit_of: &[usize]) -> Dot {
-        let KernelOp::Dot { batch, rows, columns, inner, lhs, rhs, to } = op else { unreachable!("only dots come here") };
+        let KernelOp::Dot { batch, rows, columns, inner, lhs, rhs, to, .. } = op else { unreachable!("only dots come here") };
         let operand = |view: &MatrixView| Operand { unit: unit_of[view.buffer.index()], view: view.clone() };
         let (rows, columns, inner) = (*rows, *columns, *inner);
         Dot { batch: batch.clone(), rows, columns, inner, lhs: operand(lhs), rhs: operand(rhs), to: unit_of[to.index()] }

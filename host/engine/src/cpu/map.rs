@@ -30,14 +30,14 @@ pub(super) struct Map {
 }
 
 /// Where a register goes.
-struct Target {
-    value: usize,
+pub(super) struct Target {
+    pub value: usize,
     /// Index into `Map::written`.
-    chunk: usize,
-    to: To,
+    pub chunk: usize,
+    pub to: To,
 }
 
-enum To {
+pub(super) enum To {
     /// Element `i` at word `offset + i`.
     Contiguous(usize),
     Strided(Walk),
@@ -47,9 +47,9 @@ enum To {
 
 /// The part of a written unit that a task owns.
 pub(super) struct Chunk<'a> {
-    data: &'a mut [u32],
+    pub data: &'a mut [u32],
     /// Word of the unit at `data[0]`.
-    first: usize,
+    pub first: usize,
 }
 
 impl Map {
@@ -150,7 +150,7 @@ fn cut_at(targets: &[Target]) -> Option<usize> {
 
 impl To {
     /// First word that elements from `element` on write, where that is at a cut.
-    fn first_word(&self, element: usize) -> usize {
+    pub(super) fn first_word(&self, element: usize) -> usize {
         match self {
             To::Contiguous(offset) => offset + element,
             To::Strided(walk) | To::Bytes(walk) => walk.offset + element / element_count(&walk.sizes[1..]) * walk.strides[0] as usize,
@@ -158,7 +158,7 @@ impl To {
     }
 
     /// Writes elements `start..start + len` to `data`, whose first word is word `first` of its unit.
-    fn write(&self, value: Operand, start: usize, len: usize, data: &mut [u32], first: usize) {
+    pub(super) fn write(&self, value: Operand, start: usize, len: usize, data: &mut [u32], first: usize) {
         let word = |i: usize| match value {
             Operand::Slice(words) => words[i],
             Operand::Scalar(word) => word,
@@ -217,11 +217,11 @@ impl Walk {
     }
 
     /// The offset when element `i` is at `offset + i`.
-    fn contiguous(&self) -> Option<usize> {
+    pub(super) fn contiguous(&self) -> Option<usize> {
         matches!(self.strides[..], [] | [1]).then_some(self.offset)
     }
 
-    fn is_uniform(&self) -> bool {
+    pub(super) fn is_uniform(&self) -> bool {
         self.strides.iter().all(|stride| *stride == 0)
     }
 
@@ -283,7 +283,7 @@ enum Place {
 }
 
 #[derive(Debug)]
-enum Action {
+pub(super) enum Action {
     /// Copies a load into a register block.
     Fill {
         unit: usize,
@@ -315,17 +315,17 @@ enum Action {
 }
 
 /// No register.
-const NONE: usize = usize::MAX;
+pub(super) const NONE: usize = usize::MAX;
 
 #[derive(Debug)]
-struct Step {
-    register: usize,
-    dtype: DType,
+pub(super) struct Step {
+    pub register: usize,
+    pub dtype: DType,
     /// Type of the first operand.
-    from: DType,
+    pub from: DType,
     /// Registers, `NONE` where there are fewer.
-    operands: [usize; 3],
-    action: Action,
+    pub operands: [usize; 3],
+    pub action: Action,
 }
 
 /// A body ready to be evaluated.
@@ -340,8 +340,8 @@ pub(super) struct Code {
 /// Register blocks and uniform values of one thread.
 #[derive(Default)]
 pub(super) struct Scratch {
-    slots: Vec<Vec<u32>>,
-    uniform: Vec<u32>,
+    pub slots: Vec<Vec<u32>>,
+    pub uniform: Vec<u32>,
 }
 
 /// The value of a register for one block.
@@ -358,12 +358,17 @@ thread_local! {
 impl Scratch {
     /// This thread's scratch memory, large enough for `code`.
     pub(super) fn of_thread(code: &Code) -> Scratch {
+        Scratch::with_room(code.slots, code.places.len())
+    }
+
+    /// The same with room for `slots` blocks and `uniform` values.
+    pub(super) fn with_room(slots: usize, uniform: usize) -> Scratch {
         let mut scratch = SCRATCH.take();
-        while scratch.slots.len() < code.slots {
+        while scratch.slots.len() < slots {
             scratch.slots.push(vec![0; BLOCK]);
         }
-        if scratch.uniform.len() < code.places.len() {
-            scratch.uniform.resize(code.places.len(), 0);
+        if scratch.uniform.len() < uniform {
+            scratch.uniform.resize(uniform, 0);
         }
         scratch
     }
@@ -432,6 +437,7 @@ impl Code {
                 Instruction::Convert(_) => Action::Convert,
                 Instruction::Bitcast(_) => Action::Bitcast,
                 Instruction::Random { stream, .. } => Action::Random { stream },
+                Instruction::Fold(..) => panic!("only a kernel over rows folds"),
             };
             let from = operands.first().map_or(body.types[register], |&operand| body.types[operand]);
             let place = |position: usize| operands.get(position).copied().unwrap_or(NONE);
@@ -600,12 +606,12 @@ macro_rules! each_pair {
 }
 
 /// One instruction on one block.
-struct RunStep<'a> {
-    step: &'a Step,
-    operands: [Operand<'a>; 3],
-    units: &'a Units,
-    start: usize,
-    block: &'a mut [u32],
+pub(super) struct RunStep<'a> {
+    pub step: &'a Step,
+    pub operands: [Operand<'a>; 3],
+    pub units: &'a Units,
+    pub start: usize,
+    pub block: &'a mut [u32],
 }
 
 impl pulp::WithSimd for RunStep<'_> {

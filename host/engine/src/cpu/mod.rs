@@ -11,10 +11,11 @@ mod map;
 mod math;
 mod memory;
 mod reduce;
+mod rows;
 mod window;
 
 use crate::EngineError;
-use crate::kernel::{BufferKind, KernelOp, Plan};
+use crate::kernel::{BufferKind, Epilogue, KernelOp, Plan};
 use crate::plan::is_empty;
 use crate::session::{KernelTime, ProgramId, Runtime, Ticket};
 use memory::{Units, Words};
@@ -238,9 +239,36 @@ fn prepare(op: &KernelOp, plan: &Plan, unit_of: &[usize]) -> Result<Box<dyn CpuK
     Ok(match op {
         KernelOp::Map { shape, body, stores } => Box::new(map::Map::new(shape, body, stores, plan, unit_of)),
         KernelOp::Reduce { .. } => Box::new(reduce::Reduce::new(op, plan, unit_of)),
-        KernelOp::Dot { .. } => Box::new(dot::Dot::new(op, unit_of)),
-        KernelOp::Convolution { .. } => Box::new(convolution::Convolution::new(op, unit_of)?),
+        KernelOp::Rows { shape, row_axes, body, stores } => Box::new(rows::Rows::new(shape, *row_axes, body, stores, plan, unit_of)),
+        KernelOp::Group { members } => {
+            let members = members.iter().map(|member| prepare(&member.op, plan, unit_of)).collect::<Result<Vec<_>, _>>()?;
+            Box::new(Sequence(members))
+        }
+        KernelOp::Dot { epilogue, .. } => with_epilogue(Box::new(dot::Dot::new(op, unit_of)), epilogue.as_deref(), plan, unit_of),
+        KernelOp::Convolution { epilogue, .. } => {
+            with_epilogue(Box::new(convolution::Convolution::new(op, unit_of)?), epilogue.as_deref(), plan, unit_of)
+        }
         KernelOp::ReduceWindow { .. } | KernelOp::SelectAndScatter { .. } => Box::new(window::WindowKernel::new(op, unit_of)),
         _ => Box::new(index::IndexKernel::new(op, plan, unit_of)),
     })
+}
+
+/// Kernels one after the other: the members of a group, a product and what becomes of it.
+struct Sequence(Vec<Box<dyn CpuKernel>>);
+
+impl CpuKernel for Sequence {
+    fn run(&self, units: &mut Units) {
+        self.0.iter().for_each(|kernel| kernel.run(units));
+    }
+}
+
+/// The product, then its epilogue over it where it stands.
+fn with_epilogue(product: Box<dyn CpuKernel>, epilogue: Option<&Epilogue>, plan: &Plan, unit_of: &[usize]) -> Box<dyn CpuKernel> {
+    match epilogue {
+        Some(epilogue) => {
+            let map = map::Map::new(&epilogue.shape, &epilogue.body, &epilogue.stores_behind_product(), plan, unit_of);
+            Box::new(Sequence(vec![product, Box::new(map)]))
+        }
+        None => product,
+    }
 }

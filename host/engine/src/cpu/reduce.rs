@@ -36,11 +36,12 @@ pub(super) struct Reduce {
     group_elements: usize,
     group_results: usize,
     to: usize,
+    to_offset: usize,
 }
 
 impl Reduce {
     pub(super) fn new(op: &KernelOp, plan: &Plan, unit_of: &[usize]) -> Reduce {
-        let KernelOp::Reduce { shape, axes, kind, body, value, to } = op else { unreachable!("only reductions come here") };
+        let KernelOp::Reduce { shape, axes, kind, body, value, to, to_offset } = op else { unreachable!("only reductions come here") };
         let code = Code::new(shape, body, &[*value], plan, unit_of, &[]);
         let mut out_strides = vec![0; shape.len()];
         let mut results = 1;
@@ -70,6 +71,7 @@ impl Reduce {
             sizes,
             out_strides,
             to: unit_of[to.index()],
+            to_offset: *to_offset,
         }
     }
 
@@ -83,7 +85,7 @@ impl Reduce {
     }
 
     fn run_kind<T: Number, const KIND: u8>(&self, units: &Units, out: &mut [T]) {
-        let out = &mut out[..self.groups * self.group_results];
+        let out = &mut out[self.to_offset..][..self.groups * self.group_results];
         out.fill(T::identity(KIND));
         let elements = self.groups * self.group_elements;
         if elements == 0 {
@@ -212,6 +214,42 @@ impl<T: Number, const KIND: u8> pulp::WithSimd for Fold<'_, T, KIND> {
             start += len;
         }
         scratch.give_back();
+    }
+}
+
+/// Folds each row of `length` words into one word of `results`.
+pub(super) fn fold_rows(kind: ReduceKind, dtype: DType, words: &[u32], length: usize, results: &mut [u32]) {
+    match dtype {
+        DType::F32 => fold_rows_typed::<f32>(kind, words, length, results),
+        DType::I32 => fold_rows_typed::<i32>(kind, words, length, results),
+        _ => fold_rows_typed::<u32>(kind, words, length, results),
+    }
+}
+
+fn fold_rows_typed<T: Number>(kind: ReduceKind, words: &[u32], length: usize, results: &mut [u32]) {
+    let (rows, results) = (bytemuck::cast_slice(words), bytemuck::cast_slice_mut(results));
+    match kind {
+        ReduceKind::Sum => pulp::Arch::new().dispatch(FoldRows::<T, SUM> { rows, length, results }),
+        ReduceKind::Prod => pulp::Arch::new().dispatch(FoldRows::<T, PROD> { rows, length, results }),
+        ReduceKind::Max => pulp::Arch::new().dispatch(FoldRows::<T, MAX> { rows, length, results }),
+        ReduceKind::Min => pulp::Arch::new().dispatch(FoldRows::<T, MIN> { rows, length, results }),
+    }
+}
+
+struct FoldRows<'a, T, const KIND: u8> {
+    rows: &'a [T],
+    length: usize,
+    results: &'a mut [T],
+}
+
+impl<T: Number, const KIND: u8> pulp::WithSimd for FoldRows<'_, T, KIND> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        for (row, result) in self.rows.chunks_exact(self.length).zip(self.results) {
+            *result = fold_row::<T, KIND>(row);
+        }
     }
 }
 

@@ -45,6 +45,7 @@ impl Builder {
             Instruction::Convert(x) => (8, [word(x), 0, 0, 0]),
             Instruction::Bitcast(x) => (9, [word(x), 0, 0, 0]),
             Instruction::Random { seed, step, element, stream } => (10, [word(seed), word(step), word(element), stream.into()]),
+            Instruction::Fold(kind, x) => (11, [kind as u64, word(x), 0, 0]),
         };
         *self.seen.entry((key.0, key.1, dtype)).or_insert_with(|| {
             self.body.code.push(instruction);
@@ -110,6 +111,7 @@ pub(crate) fn map_registers(instruction: Instruction, mut to: impl FnMut(Registe
         Instruction::Select(predicate, x, y) => Instruction::Select(to(predicate), to(x), to(y)),
         Instruction::Convert(x) => Instruction::Convert(to(x)),
         Instruction::Bitcast(x) => Instruction::Bitcast(to(x)),
+        Instruction::Fold(kind, x) => Instruction::Fold(kind, to(x)),
         Instruction::Random { seed, step, element, stream } => {
             Instruction::Random { seed: to(seed), step: to(step), element: to(element), stream }
         }

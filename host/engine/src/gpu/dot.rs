@@ -6,10 +6,12 @@
 //! Measured on llvmpipe (Mesa 22.3.6, 256 bits, two cores shared with other work), 512^3 f32, best of 15: 13 to 27 GFLOP/s with 64 accumulators a lane, 17 to
 //! 24 with 128 (a third more time in the compiler), 4 to 12 with 32. The tiles for hardware reach 0.3 there.
 
+use crate::gpu::emit::Emitter;
 use crate::gpu::launch::{Binding, Context, count_u32};
-use crate::gpu::reduce::chunked;
-use crate::gpu::template::Template;
-use crate::kernel::{BufferId, ConvolutionForm, KernelOp, MatrixView};
+use crate::gpu::map;
+use crate::gpu::reduce::{Target, chunked};
+use crate::gpu::template::{Template, library};
+use crate::kernel::{BufferId, ConvolutionForm, Epilogue, Instruction, KernelOp, MatrixView, View};
 use solstice_ir::{DType, ReduceKind, element_count};
 use std::fmt::Write;
 
@@ -31,7 +33,7 @@ enum Vector {
 }
 
 /// A product as both families take it.
-struct Product {
+struct Product<'a> {
     batches: usize,
     rows: usize,
     columns: usize,
@@ -43,11 +45,12 @@ struct Product {
     inner_first: [bool; 2],
     from: [BufferId; 2],
     to: BufferId,
+    epilogue: Option<&'a Epilogue>,
 }
 
 /// Appends the launches of a `KernelOp::Dot`.
 pub fn dot(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), String> {
-    let KernelOp::Dot { batch, rows, columns, inner, lhs, rhs, to } = op else { unreachable!("the caller matched a dot") };
+    let KernelOp::Dot { batch, rows, columns, inner, lhs, rhs, to, epilogue } = op else { unreachable!("the caller matched a dot") };
     let vectors = if context.target.is_software {
         [
             matrix_vector(lhs, lhs.column_stride, lhs.row_stride, batch, *inner, *rows),
@@ -70,13 +73,14 @@ pub fn dot(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), Stri
         inner_first: [lhs.column_stride.abs() <= lhs.row_stride.abs(), rhs.row_stride.abs() < rhs.column_stride.abs()],
         from: [lhs.buffer, rhs.buffer],
         to: *to,
+        epilogue: epilogue.as_deref(),
     };
     emit(context, label, &product)
 }
 
 /// Appends the launches of a `KernelOp::Convolution`.
 pub fn convolution(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), String> {
-    let KernelOp::Convolution { form, geometry, x_shape, weight_shape, out_shape, from, to } = op else {
+    let KernelOp::Convolution { form, geometry, x_shape, weight_shape, out_shape, from, to, epilogue } = op else {
         unreachable!("the caller matched a convolution")
     };
     let spatial = geometry.strides.len();
@@ -125,6 +129,7 @@ pub fn convolution(context: &mut Context, label: &str, op: &KernelOp) -> Result<
         inner_first: [*form != ConvolutionForm::InputGrad, *form == ConvolutionForm::WeightGrad],
         from,
         to: *to,
+        epilogue: epilogue.as_deref(),
     };
     emit(context, label, &product)
 }
@@ -235,8 +240,21 @@ fn launch_product(
     let to = context.memory(product.to);
     let partial = if splits > 1 { context.temporary(splits * total) } else { to };
     count_u32(&[splits, total])?;
-    let bindings = vec![context.read(product.from[0]), context.read(product.from[1]), Binding { memory: partial, is_written: true }];
+    let mut bindings = vec![context.read(product.from[0]), context.read(product.from[1])];
     let sources = context.sources();
+    // Behind the sum over the splits an epilogue is written once, so it pays on every device.
+    let fused = product.epilogue.filter(|epilogue| splits > 1 || pays(context, epilogue));
+    let to_text = match fused {
+        Some(epilogue) if splits == 1 => {
+            let (more, text) = epilogue_text(context, epilogue, 2);
+            bindings.extend(more);
+            Some(text)
+        }
+        _ => {
+            bindings.push(Binding { memory: partial, is_written: true });
+            None
+        }
+    };
     context.launch(label, bindings, groups, |groups_x| {
         let template = Template::new(sources, file)
             .count("ROWS", product.rows)
@@ -249,9 +267,58 @@ fn launch_product(
             .count("TILES_ROW", product.rows.div_ceil(tile_rows))
             .count("TILES_COLUMN", product.columns.div_ceil(tile_columns))
             .region("operands", &product.operands);
-        finish(template, groups_x)
+        finish(
+            match &to_text {
+                Some(text) => template.region("to", text),
+                None => template,
+            },
+            groups_x,
+        )
     })?;
-    if splits > 1 { chunked(context, label, ReduceKind::Sum, DType::F32, splits, total, partial, to) } else { Ok(()) }
+    if splits > 1 {
+        let target = match fused {
+            Some(epilogue) => {
+                let (more, text) = epilogue_text(context, epilogue, 1);
+                Target::Written(more, text)
+            }
+            None => Target::Memory(to, 0),
+        };
+        chunked(context, label, ReduceKind::Sum, DType::F32, splits, total, partial, target)?;
+    }
+    match product.epilogue {
+        Some(epilogue) if fused.is_none() => map::emit(context, label, &epilogue.shape, &epilogue.body, &epilogue.stores_behind_product()),
+        _ => Ok(()),
+    }
+}
+
+/// Instructions of an epilogue that a software adapter runs in the product's kernel: there it is written once for each accumulator of the tile.
+const SOFTWARE_EPILOGUE_MAX: usize = 12;
+
+/// True when the epilogue is better in the product's kernel than in a map of its own.
+fn pays(context: &Context, epilogue: &Epilogue) -> bool {
+    use solstice_ir::{BinaryOp, UnaryOp};
+    let is_cheap = |instruction: &Instruction| match instruction {
+        Instruction::Unary(function, _) => matches!(function, UnaryOp::Negate | UnaryOp::Abs | UnaryOp::Sqrt | UnaryOp::Not),
+        Instruction::Binary(function, ..) => !matches!(function, BinaryOp::Power | BinaryOp::Remainder),
+        Instruction::Random { .. } => false,
+        _ => true,
+    };
+    !context.target.is_software || (epilogue.body.code.len() <= SOFTWARE_EPILOGUE_MAX && epilogue.body.code.iter().all(is_cheap))
+}
+
+/// Bindings from `first_binding` on and the text of `write` for an epilogue.
+fn epilogue_text(context: &Context, epilogue: &Epilogue, first_binding: usize) -> (Vec<Binding>, String) {
+    let to: Vec<&View> = epilogue.stores.iter().map(|store| &store.to).collect();
+    let axes = (0..epilogue.shape.len()).collect();
+    let mut emitter =
+        Emitter::with_given(context, &epilogue.shape, &epilogue.body, &to, &[("i", axes)], Some(epilogue.product), first_binding);
+    emitter.run();
+    for (index, store) in epilogue.stores.iter().enumerate() {
+        emitter.store(index, store.value);
+    }
+    let (bindings, declarations, elements) = (emitter.bindings(), emitter.bindings_text(), emitter.into_text());
+    let functions = library(context.sources(), &elements);
+    (bindings, format!("{declarations}{functions}fn write(i: u32, product: f32) {{\n{elements}}}\n"))
 }
 
 /// Parts of the inner axis, and their length (a multiple of `step`): enough parts for `tiles_wanted` tiles, none shorter than `length_min`.
@@ -337,7 +404,7 @@ fn tile_code(product: &Product, tile: &Tile, split_length: usize) -> String {
 }
 
 struct TileCode<'a> {
-    product: &'a Product,
+    product: &'a Product<'a>,
     tile: &'a Tile,
 }
 

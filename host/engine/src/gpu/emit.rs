@@ -54,6 +54,10 @@ pub struct Emitter<'a> {
     declarations: Vec<Declaration>,
     text: String,
     registers: Vec<Vec<String>>,
+    /// A load that is not of memory: the variable `product`.
+    given: Option<usize>,
+    /// Number of the first binding.
+    first_binding: usize,
 }
 
 /// What a view stands on: its declaration, the type of its elements, whether it is written.
@@ -66,6 +70,19 @@ struct Use {
 impl<'a> Emitter<'a> {
     /// An emitter for `body` over `shape`, whose axes `groups` shares out; the stores stand in `to`. The width is 1 until [`Emitter::widen`].
     pub fn new(context: &Context, shape: &'a [usize], body: &'a Body, to: &[&View], groups: &[(&'static str, Vec<usize>)]) -> Emitter<'a> {
+        Emitter::with_given(context, shape, body, to, groups, None, 0)
+    }
+
+    /// The same where load `given` is the variable `product` and the bindings begin at `first_binding`.
+    pub fn with_given(
+        context: &Context,
+        shape: &'a [usize],
+        body: &'a Body,
+        to: &[&View],
+        groups: &[(&'static str, Vec<usize>)],
+        given: Option<usize>,
+        first_binding: usize,
+    ) -> Emitter<'a> {
         let row_major: Vec<isize> = strides_of(shape).iter().map(|&stride| stride as isize).collect();
         let mut strides: Vec<&[isize]> = body.loads.iter().map(|view| &view.strides[..]).collect();
         strides.extend(to.iter().map(|view| &view.strides[..]));
@@ -80,9 +97,15 @@ impl<'a> Emitter<'a> {
             lane_group: 0,
             declarations: Vec::new(),
             text: String::new(),
-            registers: Vec::new(),
+            registers: vec![Vec::new(); body.code.len()],
+            given,
+            first_binding,
         };
         for (view, is_written) in body.loads.iter().map(|view| (view, false)).chain(to.iter().map(|view| (*view, true))) {
+            if given == Some(emitter.views.len()) {
+                emitter.views.push((None, view.offset));
+                continue;
+            }
             let dtype = context.buffer(view.buffer).dtype;
             let declaration = emitter.declare(context.memory(view.buffer), is_written, memory_type(dtype));
             emitter.views.push((Some(Use { declaration, dtype }), view.offset));
@@ -167,25 +190,46 @@ impl<'a> Emitter<'a> {
             let access = if declaration.binding.is_written { "read_write" } else { "read" };
             let element = declaration.element;
             let element = if declaration.is_packed { format!("vec4<{element}>") } else { element.to_owned() };
-            let _ = writeln!(text, "@group(0) @binding({index}) var<storage, {access}> b{index}: array<{element}>;");
+            let _ = writeln!(text, "@group(0) @binding({}) var<storage, {access}> b{index}: array<{element}>;", self.first_binding + index);
         }
         text
     }
 
     /// Writes coordinates and all instructions; afterwards [`Emitter::value`] names the registers.
     pub fn run(&mut self) {
-        self.coordinates();
-        for index in 0..self.body.code.len() {
-            let values = self.instruction(index);
-            let ty = register_type(self.body.types[index]);
-            let mut names = Vec::with_capacity(values.len());
-            for (lane, value) in values.iter().enumerate() {
-                let name = if values.len() == 1 { format!("r{index}") } else { format!("r{index}_{lane}") };
-                let _ = writeln!(self.text, "let {name}: {ty} = {value};");
-                names.push(name);
-            }
-            self.registers.push(names);
+        (0..self.groups.len()).for_each(|group| self.coordinates_of(group));
+        (0..self.body.code.len()).for_each(|index| self.emit_register(index));
+    }
+
+    /// Writes one instruction, whose operands stand already.
+    pub fn emit_register(&mut self, index: usize) {
+        let values = self.instruction(index);
+        let ty = register_type(self.body.types[index]);
+        let mut names = Vec::with_capacity(values.len());
+        for (lane, value) in values.iter().enumerate() {
+            let name = if values.len() == 1 { format!("r{index}") } else { format!("r{index}_{lane}") };
+            let _ = writeln!(self.text, "let {name}: {ty} = {value};");
+            names.push(name);
         }
+        self.registers[index] = names;
+    }
+
+    /// Writes register `index` as the value of an expression, the same for all neighbours.
+    pub fn define(&mut self, index: usize, expression: &str) {
+        let _ = writeln!(self.text, "let r{index} = {expression};");
+        self.registers[index] = vec![format!("r{index}")];
+    }
+
+    /// Writes a line of the caller's.
+    pub fn line(&mut self, line: &str) {
+        let _ = writeln!(self.text, "{line}");
+    }
+
+    /// Writes register `value` to store `store` for one element.
+    pub fn store_once(&mut self, store: usize, value: Register) {
+        let width = std::mem::replace(&mut self.width, 1);
+        self.store(store, value);
+        self.width = width;
     }
 
     /// Expression for a register of neighbour `lane`.
@@ -222,19 +266,18 @@ impl<'a> Emitter<'a> {
         self.text
     }
 
-    /// Names of the merged coordinates: `i_0`, `i_1`, ..
-    fn coordinates(&mut self) {
-        for group in &self.groups {
-            let variable = group.variable;
-            let mut rest = variable.to_owned();
-            for (axis, size) in group.sizes.iter().enumerate().rev() {
-                if axis == 0 {
-                    let _ = writeln!(self.text, "let {variable}_0 = {rest};");
-                } else {
-                    let _ = writeln!(self.text, "let {variable}_{axis} = {rest} % {size}u;");
-                    let _ = writeln!(self.text, "let {variable}_rest_{axis} = {rest} / {size}u;");
-                    rest = format!("{variable}_rest_{axis}");
-                }
+    /// Writes the names of the merged coordinates of a group: `i_0`, `i_1`, ..
+    pub fn coordinates_of(&mut self, group: usize) {
+        let group = &self.groups[group];
+        let variable = group.variable;
+        let mut rest = variable.to_owned();
+        for (axis, size) in group.sizes.iter().enumerate().rev() {
+            if axis == 0 {
+                let _ = writeln!(self.text, "let {variable}_0 = {rest};");
+            } else {
+                let _ = writeln!(self.text, "let {variable}_{axis} = {rest} % {size}u;");
+                let _ = writeln!(self.text, "let {variable}_rest_{axis} = {rest} / {size}u;");
+                rest = format!("{variable}_rest_{axis}");
             }
         }
     }
@@ -305,6 +348,7 @@ impl<'a> Emitter<'a> {
             }
             Instruction::Convert(x) => each(&[x], &|operands| convert(type_of(x), dtype, operands[0])),
             Instruction::Bitcast(x) => each(&[x], &|operands| format!("bitcast<{}>({})", register_type(dtype), operands[0])),
+            Instruction::Fold(..) => panic!("a fold is written by the kernel over rows"),
             Instruction::Random { seed, step, element, stream } => each(&[seed, step, element], &|operands| {
                 format!("threefry2x32({}, {stream}u, {}, {})", operands[0], operands[1], operands[2])
             }),
@@ -312,6 +356,9 @@ impl<'a> Emitter<'a> {
     }
 
     fn load(&mut self, load: usize, dtype: DType) -> Vec<String> {
+        if self.given == Some(load) {
+            return vec!["product".into()];
+        }
         let address = self.address(load);
         let motion = self.motion(load, self.lane_group);
         let Use { declaration, dtype: stored } = self.views[load].0.expect("a load stands on a buffer");

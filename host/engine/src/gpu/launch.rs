@@ -3,7 +3,7 @@
 //! [`launches`] walks the kernels; `emit.rs` writes the generated ones (`Map`, `Reduce`), `dot.rs` the products and convolutions, `indexing.rs` the rest.
 
 use crate::Plan;
-use crate::gpu::{Sources, dot, indexing, map, reduce};
+use crate::gpu::{Sources, dot, group, indexing, map, reduce, rows};
 use crate::kernel::{Buffer, BufferId, BufferKind, Kernel, KernelOp};
 use solstice_ir::{DType, element_count};
 use std::collections::HashMap;
@@ -148,12 +148,32 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     fn kernel(&mut self, kernel: &Kernel) -> Result<(), String> {
-        let label = &kernel.label;
         self.temporary_count = 0;
+        self.steps(kernel)
+    }
+
+    /// The steps of a member of a group; its temporaries are apart from those of the others.
+    pub fn steps_of(&mut self, member: &Kernel) -> Result<Vec<Step>, String> {
+        let before = std::mem::take(&mut self.launches.steps);
+        let result = self.steps(member);
+        let steps = std::mem::replace(&mut self.launches.steps, before);
+        result.map(|()| steps)
+    }
+
+    /// Appends a step that is ready.
+    pub fn push(&mut self, step: Step) {
+        self.launches.steps.push(step);
+    }
+
+    fn steps(&mut self, kernel: &Kernel) -> Result<(), String> {
+        let label = &kernel.label;
         match &kernel.op {
+            KernelOp::Rows { shape, row_axes, body, stores } => rows::emit(self, label, shape, *row_axes, body, stores),
+            KernelOp::Group { members } => group::emit(self, label, members),
             KernelOp::Map { shape, body, stores } => map::emit(self, label, shape, body, stores),
-            KernelOp::Reduce { shape, axes, kind, body, value, to } => {
-                reduce::emit(self, label, &reduce::Reduction { shape, axes, kind: *kind, body, value: *value }, self.memory(*to))
+            KernelOp::Reduce { shape, axes, kind, body, value, to, to_offset } => {
+                let reduction = reduce::Reduction { shape, axes, kind: *kind, body, value: *value };
+                reduce::emit(self, label, &reduction, (self.memory(*to), *to_offset))
             }
             KernelOp::ReduceArg { .. } => indexing::reduce_arg(self, label, &kernel.op),
             KernelOp::Dot { .. } => dot::dot(self, label, &kernel.op),

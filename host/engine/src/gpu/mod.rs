@@ -7,12 +7,14 @@
 mod adapter;
 mod dot;
 mod emit;
+mod group;
 mod indexing;
 mod inspect;
 mod launch;
 mod map;
 mod profile;
 mod reduce;
+mod rows;
 mod runtime;
 mod sources;
 mod staging;

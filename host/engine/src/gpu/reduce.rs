@@ -27,7 +27,7 @@ pub struct Reduction<'a> {
 }
 
 /// Appends the launches of a reduction into `to`.
-pub fn emit(context: &mut Context, label: &str, reduction: &Reduction, to: Memory) -> Result<(), String> {
+pub fn emit(context: &mut Context, label: &str, reduction: &Reduction, (to, to_offset): (Memory, usize)) -> Result<(), String> {
     let Reduction { shape, axes, kind, body, value } = *reduction;
     let outer: Vec<usize> = (0..shape.len()).filter(|axis| !axes.contains(axis)).collect();
     let sizes = |axes: &[usize]| axes.iter().map(|&axis| shape[axis]).collect::<Vec<_>>();
@@ -38,7 +38,7 @@ pub fn emit(context: &mut Context, label: &str, reduction: &Reduction, to: Memor
         return Ok(());
     }
     if length == 0 {
-        return fill(context, label, kind, dtype, outputs, to);
+        return fill(context, label, kind, dtype, outputs, (to, to_offset));
     }
     let mut emitter = Emitter::new(context, shape, body, &[], &[("o", outer), ("k", axes.to_vec())]);
     let packed = |group: usize| {
@@ -67,7 +67,7 @@ pub fn emit(context: &mut Context, label: &str, reduction: &Reduction, to: Memor
     }
 
     let (chunks, steps) = cut(length.div_ceil(lanes * width_in), outputs / width_out * lanes, context.target.is_software);
-    let partial = if chunks > 1 { context.temporary(chunks * outputs) } else { to };
+    let (partial, offset) = if chunks > 1 { (context.temporary(chunks * outputs), 0) } else { (to, to_offset) };
     let binding = bindings.len();
     bindings.push(Binding { memory: partial, is_written: true });
     let ty = memory_type(dtype);
@@ -79,7 +79,8 @@ pub fn emit(context: &mut Context, label: &str, reduction: &Reduction, to: Memor
     for lane in 0..width_out {
         let own = if width_in == 4 { "combine(combine(acc_0, acc_1), combine(acc_2, acc_3))".into() } else { format!("acc_{lane}") };
         store += &format!("let total_{lane} = tree({own}, lane);\n");
-        store += &format!("if (chunk < CHUNKS && lane % LANES == 0u) {{\nto[chunk * OUTPUTS + o + {lane}u] = total_{lane};\n}}\n");
+        store +=
+            &format!("if (chunk < CHUNKS && lane % LANES == 0u) {{\nto[{offset}u + chunk * OUTPUTS + o + {lane}u] = total_{lane};\n}}\n");
     }
     let groups = (chunks * (outputs / width_out) * lanes).div_ceil(64);
     let sources = context.sources();
@@ -100,7 +101,15 @@ pub fn emit(context: &mut Context, label: &str, reduction: &Reduction, to: Memor
             .region("store", &store)
             .into_text()
     })?;
-    if chunks > 1 { chunked(context, label, kind, dtype, chunks, outputs, partial, to) } else { Ok(()) }
+    if chunks > 1 { chunked(context, label, kind, dtype, chunks, outputs, partial, Target::Memory(to, to_offset)) } else { Ok(()) }
+}
+
+/// Where the second launch of a reduction writes.
+pub enum Target {
+    /// Memory, from an element on.
+    Memory(Memory, usize),
+    /// Bindings from 1 on and the text of a function `write(i, product)` over them.
+    Written(Vec<Binding>, String),
 }
 
 /// Reduces `[chunks, outputs]` in `partial` over its first axis. Also the second launch of a product whose inner axis was cut.
@@ -112,18 +121,33 @@ pub fn chunked(
     chunks: usize,
     outputs: usize,
     partial: Memory,
-    to: Memory,
+    target: Target,
 ) -> Result<(), String> {
     let (combine, identity) = monoid(kind, dtype);
     let functions = format!("fn combine(x: T, y: T) -> T {{\nreturn {combine};\n}}\nfn identity() -> T {{\nreturn {identity};\n}}\n");
     let functions = library(context.sources(), &functions) + &functions;
     let (next_chunks, steps) = cut(chunks, outputs, context.target.is_software);
-    let target = if next_chunks > 1 { context.temporary(next_chunks * outputs) } else { to };
-    let bindings = vec![Binding { memory: partial, is_written: false }, Binding { memory: target, is_written: true }];
+    let next = (next_chunks > 1).then(|| context.temporary(next_chunks * outputs));
+    let mut bindings = vec![Binding { memory: partial, is_written: false }];
+    let mut declarations = "@group(0) @binding(0) var<storage, read> partial: array<T>;\n".to_owned();
+    let store = match (&next, &target) {
+        (None, Target::Written(more, text)) => {
+            bindings.extend(more);
+            declarations += text;
+            "write(o, total);".to_owned()
+        }
+        (_, target) => {
+            let (memory, offset) = match (next, target) {
+                (None, Target::Memory(memory, offset)) => (*memory, *offset),
+                (next, _) => (next.expect("written at once otherwise"), 0),
+            };
+            bindings.push(Binding { memory, is_written: true });
+            declarations += "@group(0) @binding(1) var<storage, read_write> to: array<T>;\n";
+            format!("to[{offset}u + chunk * OUTPUTS + o] = total;")
+        }
+    };
     let sources = context.sources();
     context.launch(label, bindings, (next_chunks * outputs).div_ceil(64), |groups_x| {
-        let declarations =
-            "@group(0) @binding(0) var<storage, read> b0: array<T>;\n@group(0) @binding(1) var<storage, read_write> to: array<T>;";
         Template::new(sources, "reduce")
             .alias("T", memory_type(dtype))
             .count("OUTPUTS", outputs)
@@ -131,12 +155,16 @@ pub fn chunked(
             .count("CHUNKS", next_chunks)
             .count("STEPS", steps)
             .count("GROUPS_X", groups_x)
-            .region("bindings", declarations)
+            .region("bindings", &declarations)
             .region("functions", &functions)
-            .region("elements", "acc_0 = combine(acc_0, b0[k * OUTPUTS + o]);")
+            .region("elements", "acc_0 = combine(acc_0, partial[k * OUTPUTS + o]);")
+            .region("store", &format!("let total = tree(acc_0, lane);\nif (chunk < CHUNKS && lane % LANES == 0u) {{\n{store}\n}}\n"))
             .into_text()
     })?;
-    if next_chunks > 1 { chunked(context, label, kind, dtype, next_chunks, outputs, target, to) } else { Ok(()) }
+    match next {
+        Some(next) => chunked(context, label, kind, dtype, next_chunks, outputs, next, target),
+        None => Ok(()),
+    }
 }
 
 /// Chunks and steps of a lane: `steps` steps for each of `lanes` lanes would be needed without cutting.
@@ -178,7 +206,14 @@ fn identity(kind: ReduceKind, dtype: DType) -> f64 {
 }
 
 /// An empty axis gives the identity.
-fn fill(context: &mut Context, label: &str, kind: ReduceKind, dtype: DType, outputs: usize, to: Memory) -> Result<(), String> {
+fn fill(
+    context: &mut Context,
+    label: &str,
+    kind: ReduceKind,
+    dtype: DType,
+    outputs: usize,
+    (to, to_offset): (Memory, usize),
+) -> Result<(), String> {
     let value = constant(dtype, identity(kind, dtype));
     let bindings = vec![Binding { memory: to, is_written: true }];
     let sources = context.sources();
@@ -188,7 +223,7 @@ fn fill(context: &mut Context, label: &str, kind: ReduceKind, dtype: DType, outp
             .count("GROUPS_X", groups_x)
             .region("bindings", &format!("@group(0) @binding(0) var<storage, read_write> b0: array<{}>;", memory_type(dtype)))
             .region("functions", &library(sources, &value))
-            .region("elements", &format!("b0[i] = {value};"))
+            .region("elements", &format!("b0[{to_offset}u + i] = {value};"))
             .into_text()
     })
 }

@@ -29,6 +29,7 @@ shader_files![
     "reduce",
     "reduce_arg",
     "reduce_window",
+    "rows",
     "scatter",
     "scatter_rows",
     "select_and_scatter",

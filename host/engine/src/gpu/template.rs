@@ -124,6 +124,12 @@ pub fn library(sources: &Sources, code: &str) -> String {
     functions.iter().zip(wanted).filter(|(_, is_wanted)| *is_wanted).map(|((_, text), _)| text.as_str()).collect()
 }
 
+/// Names of the functions of `lib/*.wgsl`.
+pub fn library_names(sources: &Sources) -> std::collections::BTreeSet<String> {
+    let lines = LIBRARY.iter().flat_map(|name| sources.file(name).1.lines());
+    lines.filter_map(|line| line.strip_prefix("fn ")).map(|rest| rest.split('(').next().unwrap_or_default().to_owned()).collect()
+}
+
 /// True when `code` holds `name(` that is not the end of a longer name.
 fn calls(code: &str, name: &str) -> bool {
     code.match_indices(&format!("{name}(")).any(|(at, _)| !code[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))

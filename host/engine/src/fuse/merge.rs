@@ -1,0 +1,227 @@
+//! Maps that run one after the other over the same elements become one map: what the first wrote, the second has in a register.
+//!
+//! `fuse.rs` decides node by node and level by level, so a chain of maps that waits for something in its middle is cut there (an optimizer's moments and its
+//! update, which waits for the gradients' check). Here the kernels are known, and two become one wherever nothing stands between them. Pays a launch, one
+//! load of what passes between them, and its store where nobody else reads it.
+
+use super::body::{Builder, collapse, collapse_body, collapse_view};
+use super::{Fused, INSTRUCTIONS_PER_KERNEL};
+use crate::dataflow::{Dag, Uses, compact, uses};
+use crate::kernel::{BUFFERS_PER_KERNEL, Body, BufferId, BufferKind, Instruction, Kernel, KernelOp, Register, Store, View};
+use solstice_ir::element_count;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// A map, by itself.
+#[derive(Clone)]
+pub(super) struct MapParts {
+    pub shape: Vec<usize>,
+    pub body: Body,
+    pub stores: Vec<Store>,
+}
+
+/// Merges until no pair is left.
+pub(crate) fn merge_maps(fused: &mut Fused) {
+    let Uses { mut readers, writers } = uses(fused);
+    let mut dag = Dag::new(fused);
+    let state_of: HashMap<BufferId, BufferId> = fused.updates.iter().map(|(state, value)| (*value, *state)).collect();
+    let mut kernels: Vec<Option<Kernel>> = std::mem::take(&mut fused.kernels).into_iter().map(Some).collect();
+    for consumer in 0..kernels.len() {
+        if !matches!(&kernels[consumer], Some(Kernel { op: KernelOp::Map { .. }, .. })) {
+            continue;
+        }
+        let mut refused: HashSet<usize> = HashSet::new();
+        loop {
+            // The latest first: it is the likeliest to have nothing behind it.
+            let candidates: Vec<usize> =
+                dag.predecessors(consumer).iter().rev().copied().filter(|kernel| !refused.contains(kernel)).collect();
+            let merged = candidates.into_iter().find_map(|producer| {
+                let result = merged(fused, &kernels, producer, consumer, &readers, &writers, &state_of)
+                    .filter(|_| !dag.has_detour(producer, consumer));
+                if result.is_none() {
+                    refused.insert(producer);
+                }
+                result.map(|parts| (producer, parts))
+            });
+            let Some((producer, parts)) = merged else { break };
+            dag.contract(producer, consumer);
+            for readers in &mut readers {
+                if let Some(place) = readers.iter().position(|&reader| reader == producer) {
+                    readers[place] = consumer;
+                }
+            }
+            let gone = kernels[producer].take().expect("a producer is a kernel");
+            let kernel = kernels[consumer].as_mut().expect("a consumer is a kernel");
+            // The larger one names the kernel.
+            if code_length(&gone.op) > code_length(&kernel.op) {
+                (kernel.label, kernel.location) = (gone.label, gone.location);
+            }
+            kernel.op = KernelOp::Map { shape: parts.shape, body: parts.body, stores: parts.stores };
+            refused.clear();
+        }
+    }
+    compact(fused, kernels);
+}
+
+fn code_length(op: &KernelOp) -> usize {
+    if let KernelOp::Map { body, .. } = op { body.code.len() } else { 0 }
+}
+
+fn merged(
+    fused: &Fused,
+    kernels: &[Option<Kernel>],
+    producer: usize,
+    consumer: usize,
+    readers: &[Vec<usize>],
+    writers: &[Vec<usize>],
+    state_of: &HashMap<BufferId, BufferId>,
+) -> Option<MapParts> {
+    let first = map_parts(kernels[producer].as_ref()?)?;
+    let second = map_parts(kernels[consumer].as_ref()?)?;
+    if first.body.code.len() + second.body.code.len() > INSTRUCTIONS_PER_KERNEL {
+        return None;
+    }
+    let alone = |store: &Store| writers[store.to.buffer.index()].len() == 1;
+    if !first.stores.iter().chain(&second.stores).all(alone) {
+        return None;
+    }
+    let shape = common_shape(&first.shape, &second.shape)?;
+    let (first, second) = (reshaped(&first, &shape)?, reshaped(&second, &shape)?);
+    let written_by_first: HashSet<BufferId> = first.stores.iter().map(|store| store.to.buffer).collect();
+    let written: HashSet<&View> = first.stores.iter().map(|store| &store.to).collect();
+    // Another element of what the first writes is not there yet.
+    if second.body.loads.iter().any(|view| written_by_first.contains(&view.buffer) && !written.contains(view)) {
+        return None;
+    }
+    let (body, registers, more) = joined(&shape, &first, &second);
+    // A value that only the second read is not stored.
+    let is_needed = |store: &Store| {
+        let buffer = store.to.buffer;
+        !matches!(fused.buffers[buffer.index()].kind, BufferKind::Scratch { .. })
+            || state_of.contains_key(&buffer)
+            || readers[buffer.index()].iter().any(|&reader| reader != consumer)
+    };
+    let mut stores: Vec<Store> = first
+        .stores
+        .iter()
+        .filter(|store| is_needed(store))
+        .map(|store| Store { value: registers[usize::from(store.value.0)], to: store.to.clone() })
+        .collect();
+    stores.extend(second.stores.iter().map(|store| Store { value: more[usize::from(store.value.0)], to: store.to.clone() }));
+    let home = |buffer: BufferId| state_of.get(&buffer).copied().unwrap_or(buffer);
+    let buffers: BTreeSet<BufferId> =
+        body.loads.iter().map(|view| view.buffer).chain(stores.iter().map(|store| home(store.to.buffer))).collect();
+    if buffers.len() > BUFFERS_PER_KERNEL {
+        return None;
+    }
+    Some(lowest_rank(&shape, &body, &stores))
+}
+
+/// The map in as few axes as its views allow.
+pub(super) fn lowest_rank(shape: &[usize], body: &Body, stores: &[Store]) -> MapParts {
+    let views: Vec<&View> = body.loads.iter().chain(stores.iter().map(|store| &store.to)).collect();
+    let (sizes, groups) = collapse(shape, &views, body, &|_| false);
+    let stores = stores.iter().map(|store| Store { value: store.value, to: collapse_view(&store.to, &groups) }).collect();
+    MapParts { shape: sizes, body: collapse_body(body, &groups), stores }
+}
+
+/// The parts of a map.
+pub(super) fn map_parts(kernel: &Kernel) -> Option<MapParts> {
+    match &kernel.op {
+        KernelOp::Map { shape, body, stores } => Some(MapParts { shape: shape.clone(), body: body.clone(), stores: stores.clone() }),
+        _ => None,
+    }
+}
+
+/// Both bodies as one, and where their registers went.
+pub(super) fn joined(shape: &[usize], first: &MapParts, second: &MapParts) -> (Body, Vec<Register>, Vec<Register>) {
+    let mut builder = Builder::new(shape);
+    let registers = builder.absorb(&first.body, &HashMap::new());
+    let written: HashMap<View, Register> =
+        first.stores.iter().map(|store| (store.to.clone(), registers[usize::from(store.value.0)])).collect();
+    let more = builder.absorb(&second.body, &written);
+    (builder.body, registers, more)
+}
+
+/// The shape with the fewest axes that both are merged forms of; `None` when the axes of one cut those of the other.
+pub(super) fn common_shape(left: &[usize], right: &[usize]) -> Option<Vec<usize>> {
+    if element_count(left) != element_count(right) || element_count(left) == 0 {
+        return None;
+    }
+    // Products of the axes from the last one on: where an axis begins.
+    let begins = |shape: &[usize]| -> BTreeSet<usize> {
+        let mut product = 1;
+        let inner = shape.iter().rev().map(|size| {
+            product *= size;
+            product
+        });
+        inner.filter(|&product| product > 1).collect()
+    };
+    let mut all = begins(left);
+    all.extend(begins(right));
+    let mut shape = Vec::new();
+    let mut below = 1;
+    for product in all {
+        if product % below != 0 {
+            return None;
+        }
+        shape.push(product / below);
+        below = product;
+    }
+    shape.reverse();
+    Some(shape)
+}
+
+/// The map over `shape`, whose axes are its own cut finer; `None` when it reads the index along an axis that is cut.
+pub(super) fn reshaped(map: &MapParts, shape: &[usize]) -> Option<MapParts> {
+    // For each new axis the old one and how many elements of it one step of the new one crosses.
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    let mut axis = map.shape.len();
+    let mut left = 1;
+    let mut inner = 1;
+    for &size in shape.iter().rev() {
+        while left == 1 {
+            axis = axis.checked_sub(1)?;
+            left = map.shape[axis];
+            inner = 1;
+        }
+        if left % size != 0 {
+            return None;
+        }
+        places.push((axis, inner));
+        inner *= size;
+        left /= size;
+    }
+    places.reverse();
+    let view = |view: &View| View {
+        buffer: view.buffer,
+        offset: view.offset,
+        strides: places.iter().map(|&(axis, inner)| view.strides[axis] * inner as isize).collect(),
+    };
+    let mut body = map.body.clone();
+    body.loads.iter_mut().for_each(|load| *load = view(load));
+    for instruction in &mut body.code {
+        if let Instruction::Index(index) = instruction {
+            let mut whole = places.iter().enumerate().filter(|(_, (axis, _))| *axis == usize::from(*index));
+            match (whole.next(), whole.next()) {
+                (Some((place, _)), None) => *index = place as u16,
+                _ => return None,
+            }
+        }
+    }
+    let stores = map.stores.iter().map(|store| Store { value: store.value, to: view(&store.to) }).collect();
+    Some(MapParts { shape: shape.to_vec(), body, stores })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_meet_in_the_finer_cut() {
+        assert_eq!(common_shape(&[12], &[3, 4]), Some(vec![3, 4]));
+        assert_eq!(common_shape(&[6, 2], &[3, 4]), Some(vec![3, 2, 2]));
+        assert_eq!(common_shape(&[4, 3], &[3, 4]), None);
+        assert_eq!(common_shape(&[], &[1]), Some(vec![]));
+        assert_eq!(common_shape(&[5], &[6]), None);
+    }
+}
