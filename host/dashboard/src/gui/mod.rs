@@ -454,6 +454,11 @@ impl Dashboard {
         &mut self.view
     }
 
+    /// What the runs are now; for tests.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.source.snapshot()
+    }
+
     /// What lasts as long as the window; for tests.
     pub fn session(&self) -> &Session {
         &self.session
