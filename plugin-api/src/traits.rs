@@ -120,7 +120,8 @@ pub trait Metric: Config {
     const ID: &'static str;
     /// What this batch adds to each accumulator (f32 or i32, any shape), by name. Padding (mask 0) must add nothing.
     fn update(&self, g: &mut Graph, observed: &Observed) -> Result<Vec<(String, Tensor)>>;
-    /// Named scalars from the accumulators of [`Metric::update`].
+    /// Named scalars from the accumulators of [`Metric::update`]. A value of two axes (row: target, column: guess) is logged as a matrix after an
+    /// evaluation, with the data set's class names where there is one for each row.
     fn compute(&self, g: &mut Graph, accumulators: &BTreeMap<String, Tensor>) -> Result<Vec<(String, Tensor)>>;
 }
 

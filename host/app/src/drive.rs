@@ -11,7 +11,7 @@ use crate::observers::Observers;
 use crate::saver::{Saver, Urgency};
 use crate::side::Reload;
 use crate::timing::{self, Part, Profile};
-use crate::train::{Run, Stopwatch};
+use crate::train::{Evaluated, Run, Stopwatch};
 use anyhow::{Context, Result};
 use solstice_ir::{DType, TensorType};
 use solstice_plugin_abi::Span;
@@ -402,7 +402,7 @@ impl<'a> Driver<'a> {
             control.poll(assembly, journal, at);
             control.stop.is_some() || interrupted.load(Ordering::Relaxed)
         };
-        let scalars = self.run.evaluate(splits, None, &mut cancelled)?;
+        let Evaluated { scalars, matrices } = self.run.evaluate(splits, None, &mut cancelled)?;
         self.run.meter.lap(Part::Evaluation);
         self.since.start = Instant::now();
         if scalars.is_empty() {
@@ -410,6 +410,7 @@ impl<'a> Driver<'a> {
             return Ok(());
         }
         self.journal.scalars(at, &scalars);
+        matrices.into_iter().for_each(|matrix| self.journal.entry(at, matrix));
         self.evaluated.extend(scalars.iter().cloned());
         self.tell(Told { metrics: scalars.into_iter().collect(), note: splits.join(","), ..Told::new(Moment::EvalEnd, at) })?;
         if let Some(monitor) = monitor(self.assembly, &self.run, &self.control.trainer)

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use solstice_engine::random::threefry2x32;
 use solstice_engine::{CompileOptions, ProgramId, Session, compile, init, reference};
 use solstice_ir::{DType, Graph, Init, Op, Role, TensorType};
+use solstice_plugin_abi::run::Entry;
 use solstice_plugin_abi::wire::{Accumulate, DatasetSpec, MetricPort, StepTrace};
 use solstice_plugin_abi::{EpochShape, Progress};
 use std::collections::BTreeMap;
@@ -64,6 +65,17 @@ pub struct Run {
     prefetch: Option<Prefetch>,
     loader_threads: usize,
     mask: Vec<u8>,
+    // What the data set calls its classes; empty where it has none.
+    class_names: Vec<String>,
+}
+
+/// What an evaluation found.
+#[derive(Debug, Default)]
+pub struct Evaluated {
+    /// By name, `<split>/<name>`.
+    pub scalars: Vec<(String, f64)>,
+    /// Tables of numbers by class, `<split>/<name>`; row: target, column: guess.
+    pub matrices: Vec<Entry>,
 }
 
 /// Programs that were compiled for questions.
@@ -268,6 +280,7 @@ impl Run {
         let mut run = Run {
             session,
             train,
+            class_names: class_names(spec),
             evaluations,
             step: begin.step,
             seconds: begin.seconds,
@@ -397,9 +410,9 @@ impl Run {
     /// Training metrics since the last report, named `train/<name>`; clears them. Waits for the device.
     pub fn report(&mut self) -> Result<Vec<(String, f64)>> {
         self.wait()?;
-        let report = self.train.report(&mut self.session)?;
+        let report = self.train.report(&mut self.session, &[])?;
         self.meter.lap(Part::Readback);
-        Ok(report)
+        Ok(report.scalars)
     }
 
     /// Waits for the device: what comes next does not pay for the steps that are still under way.
@@ -427,8 +440,8 @@ impl Run {
         splits: &[String],
         batches_max: Option<u64>,
         cancelled: &mut dyn FnMut() -> bool,
-    ) -> Result<Vec<(String, f64)>> {
-        let mut all = vec![];
+    ) -> Result<Evaluated> {
+        let mut all = Evaluated::default();
         for (evaluation, samples) in self.evaluations.iter().zip(&self.evaluated) {
             if !splits.contains(&evaluation.data.split) {
                 continue;
@@ -436,8 +449,8 @@ impl Run {
             let mut order = Order::sequential(&evaluation.data, *samples, self.batch_size);
             for step in 0..batches_max.map_or(order.steps(), |most| most.min(order.steps())) {
                 if cancelled() {
-                    evaluation.report(&mut self.session)?;
-                    return Ok(vec![]);
+                    evaluation.report(&mut self.session, &[])?;
+                    return Ok(Evaluated::default());
                 }
                 let batch = order.batch(step);
                 let loaded = match evaluation.resident {
@@ -447,7 +460,9 @@ impl Run {
                 let scalars = run_scalars(step as u32, self.seed ^ EVALUATION_SEED, self.total_steps);
                 evaluation.submit(evaluation.program, &mut self.session, &loaded, self.batch_size, &mut self.mask, &scalars)?;
             }
-            all.extend(evaluation.report(&mut self.session)?);
+            let found = evaluation.report(&mut self.session, &self.class_names)?;
+            all.scalars.extend(found.scalars);
+            all.matrices.extend(found.matrices);
         }
         Ok(all)
     }
@@ -660,8 +675,8 @@ impl SplitProgram {
     }
 
     /// Metrics since the last report; clears the accumulators. Waits for the device.
-    fn report(&self, session: &mut Session) -> Result<Vec<(String, f64)>> {
-        let mut report: Vec<(String, f64)> = vec![];
+    fn report(&self, session: &mut Session, class_names: &[String]) -> Result<Evaluated> {
+        let mut report = Evaluated::default();
         for MetricPort { name: metric, states, compute } in &self.trace.metrics {
             let mut inputs = BTreeMap::new();
             for state in states {
@@ -675,9 +690,18 @@ impl SplitProgram {
                 let tensor = &values.outputs[&output.name];
                 let name = format!("{}/{}", self.split, output.name);
                 // Two metrics may give the same figure (`accuracy` and `confusion`): it is reported once.
-                let is_new = !report.iter().any(|(known, _)| *known == name);
-                if tensor.ty.element_count() == 1 && is_new {
-                    report.push((name, tensor.to_f64()[0]));
+                let is_new = !report.scalars.iter().any(|(known, _)| *known == name);
+                match *tensor.ty.shape {
+                    [rows, columns] if rows > 0 && columns > 0 => {
+                        report.matrices.push(Entry::Matrix {
+                            name,
+                            row_labels: labels(class_names, rows),
+                            column_labels: labels(class_names, columns),
+                            cells: tensor.to_f64(),
+                        });
+                    }
+                    _ if tensor.ty.element_count() == 1 && is_new => report.scalars.push((name, tensor.to_f64()[0])),
+                    _ => {}
                 }
             }
         }
@@ -695,6 +719,17 @@ pub fn fill_mask(mask: &mut Vec<u8>, samples: usize, batch_size: usize) {
     for slot in 0..batch_size {
         mask.extend((if slot < samples { 1.0f32 } else { 0.0 }).to_le_bytes());
     }
+}
+
+/// What the data set calls its classes; nothing where it has none.
+fn class_names(spec: &DatasetSpec) -> Vec<String> {
+    let names = spec.facts.get("class_names").and_then(serde_json::Value::as_array);
+    names.into_iter().flatten().map(|name| name.as_str().map_or_else(|| name.to_string(), str::to_owned)).collect()
+}
+
+/// The names where there is one for each, else numbers.
+fn labels(class_names: &[String], count: usize) -> Vec<String> {
+    if class_names.len() == count { class_names.to_vec() } else { (0..count).map(|class| class.to_string()).collect() }
 }
 
 /// First values of the live scalars, which carry them as their initial value.

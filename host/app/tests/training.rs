@@ -44,6 +44,26 @@ fn a_run_learns_and_leaves_a_store_a_recipe_and_a_checkpoint() {
 }
 
 #[test]
+fn the_confusion_matrix_of_every_evaluation_is_kept() {
+    let desk = Desk::new();
+    let mut args = SMALL.to_vec();
+    args.extend(["--set", "trainer.budget=2ep", "--device", "cpu"]);
+    let run = train(&desk, "digits.ron", &args).expect(0);
+    let reader = solstice_store::RunReader::open(&desk.run_folder()).unwrap();
+    let matrices = reader.matrices("test/confusion", 0).unwrap();
+    assert_eq!(matrices.iter().map(|row| row.at.step).collect::<Vec<_>>(), [10, 20]);
+    let accuracies = run.metric("test/accuracy");
+    for (matrix, accuracy) in matrices.iter().map(|row| &row.item).zip(accuracies) {
+        assert_eq!(matrix.row_labels, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+        assert_eq!(matrix.column_labels, matrix.row_labels);
+        assert_eq!(matrix.cells.iter().sum::<f64>(), 200.0, "each sample counts once");
+        let right: f64 = (0..10).map(|class| matrix.cells[class * 11]).sum();
+        assert!((right / 200.0 - accuracy).abs() < 1e-6);
+    }
+    assert!(reader.matrices("train/confusion", 0).unwrap().is_empty());
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes_and_another_seed_does_not() {
     let checkpoint = |more: &[&str]| {
         let desk = Desk::new();

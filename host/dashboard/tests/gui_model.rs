@@ -9,7 +9,7 @@ use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT, Queryable};
 use gui_common::window;
 use serde_json::{Value, json};
-use solstice_dashboard::data::RunData;
+use solstice_dashboard::data::{Run, RunData};
 use solstice_dashboard::gui::source::Source;
 use solstice_dashboard::gui::{Dashboard, Pane};
 use solstice_store::{NewRun, RunState, RunWriter, Table};
@@ -221,6 +221,18 @@ fn a_run_without_a_model_says_when_there_will_be_one() {
     recorded.window().get_by_label("This run was recorded without its model: runs of this version keep it when they start");
 }
 
+// The list of metrics is not read at each poll.
+fn poll_until(data: &mut RunData, is_so: impl Fn(&Run) -> bool) {
+    for _ in 0..1000 {
+        data.poll();
+        if is_so(&data.run()) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("waited in vain");
+}
+
 #[test]
 fn the_newest_row_counts_also_after_a_rewind() {
     let recorded = Recorded::new();
@@ -233,13 +245,11 @@ fn the_newest_row_counts_also_after_a_rewind() {
     other.rows.truncate(3);
     recorded.writer.table(50, "model/summary", other.clone());
     recorded.writer.flush().unwrap();
-    data.poll();
-    assert_eq!(data.run().latest_tables["model/summary"].item, other);
+    poll_until(&mut data, |run| run.latest_tables["model/summary"].item == other);
     // What was published stays as it was.
     assert_eq!(first.item, summary());
     recorded.writer.rewind(10).unwrap();
-    data.poll();
-    assert_eq!(data.run().latest_tables["model/summary"].item, summary());
+    poll_until(&mut data, |run| run.latest_tables["model/summary"].item == summary());
     assert!(data.run().latest_texts.contains_key("model/graph") && !data.run().latest_tables.contains_key("profile/kernels"));
 }
 

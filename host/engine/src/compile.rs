@@ -1,8 +1,10 @@
 //! The passes in order: verify, gradients, inlining, simplification, fusion, plan.
 
-use crate::kernel::Plan;
+use crate::fuse::Updates;
+use crate::kernel::{BUFFERS_PER_KERNEL, KernelOp, Plan};
 use crate::{EngineError, fuse, grad, lower, plan, simplify};
 use solstice_ir::Graph;
+use std::collections::BTreeSet;
 
 /// How a graph is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +38,40 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Stages, Engine
     graph.verify()?;
     let grad = grad::expand_gradients(graph).map_err(|error| EngineError::Gradient(error.to_string()))?;
     let simplified = simplify::simplify(&lower::inline_composites(&grad, &|_| false));
-    let mut fused = fuse::fuse(&simplified, options.fuse);
-    plan::remove_dead_stores(&mut fused);
-    if options.fuse {
-        fuse::pack_scalars(&mut fused);
-        fuse::merge_maps(&mut fused);
-        fuse::fuse_epilogues(&mut fused);
-        fuse::fuse_rows(&mut fused);
-        plan::remove_dead_stores(&mut fused);
-    }
-    let plan = plan::plan(&graph.name, fused, options.fuse);
+    let plan = match options.fuse {
+        true => {
+            // Kernels are merged as if every new state took the place of the old one. Where another reader of the old one comes too late for that, a
+            // kernel may need more buffers than a device binds: then without that.
+            let plan = fused(&graph.name, &simplified, Updates::InPlace);
+            if fits(&plan) { plan } else { fused(&graph.name, &simplified, Updates::Apart) }
+        }
+        false => {
+            let mut fused = fuse::fuse(&simplified, false);
+            plan::remove_dead_stores(&mut fused);
+            plan::plan(&graph.name, fused, false)
+        }
+    };
     Ok(Stages { grad, simplified, plan })
+}
+
+fn fused(name: &str, simplified: &Graph, updates: Updates) -> Plan {
+    let mut fused = fuse::fuse(simplified, true);
+    plan::remove_dead_stores(&mut fused);
+    fuse::pack_scalars(&mut fused);
+    fuse::merge_maps(&mut fused, updates);
+    fuse::fuse_epilogues(&mut fused);
+    fuse::fuse_rows(&mut fused, updates);
+    plan::remove_dead_stores(&mut fused);
+    plan::plan(name, fused, true)
+}
+
+/// No kernel needs more buffers than every device binds; a group is launched in parts.
+fn fits(plan: &Plan) -> bool {
+    fn fits(op: &KernelOp) -> bool {
+        match op {
+            KernelOp::Group { members } => members.iter().all(|member| fits(&member.op)),
+            op => op.reads().into_iter().chain(op.writes()).collect::<BTreeSet<_>>().len() <= BUFFERS_PER_KERNEL,
+        }
+    }
+    plan.kernels.iter().all(|kernel| fits(&kernel.op))
 }

@@ -15,7 +15,7 @@ mod rows;
 
 pub(crate) use body::map_registers;
 pub(crate) use epilogue::fuse_epilogues;
-pub(crate) use merge::merge_maps;
+pub(crate) use merge::{Updates, merge_maps};
 pub(crate) use pack::pack_scalars;
 pub(crate) use rows::fuse_rows;
 

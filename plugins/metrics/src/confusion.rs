@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// Accuracy, precision, recall and F1 from one confusion matrix.
 ///
 /// Averages go over the classes that occur as a target or as a guess; a ratio of nothing to nothing is 0. That is scikit-learn's
-/// `precision_score(.., labels=seen, zero_division=0)`. The matrix (i32, row: target, column: guess) is the metric's state `matrix`.
+/// `precision_score(.., labels=seen, zero_division=0)`. The matrix itself (row: target, column: guess) is logged as `confusion` after each evaluation.
 #[config]
 pub struct Confusion {
     /// Means over classes.
@@ -60,7 +60,7 @@ impl Metric for Confusion {
 
         let all = g.sum_all(matrix);
         let all_right = g.sum_all(right);
-        let mut scalars = vec![("accuracy".to_owned(), ratio(g, all_right, all))];
+        let mut scalars = vec![("accuracy".to_owned(), ratio(g, all_right, all)), ("confusion".to_owned(), matrix)];
         if self.macro_average {
             let is_seen = g.compare_with(Compare::Greater, occurrences, 0.0);
             let seen = g.convert(is_seen, DType::F32);

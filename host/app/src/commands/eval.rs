@@ -29,7 +29,7 @@ pub fn run(args: &EvalArgs) -> Result<i32, Exit> {
     let begin = Begin { step, tensors, partial: args.partial, ..Begin::default() };
     let (mut run, _) = Run::start(&assembly, &spec, Session::new(runtime), begin, &mut Stopwatch::start()).or_exit(exit::FAILED)?;
     let splits = run.evaluated_splits();
-    let metrics = run.evaluate(&splits, None, &mut || false).or_exit(exit::FAILED)?;
+    let metrics = run.evaluate(&splits, None, &mut || false).or_exit(exit::FAILED)?.scalars;
     if args.json {
         let mut line = serde_json::Map::new();
         line.insert("step".into(), step.into());

@@ -27,7 +27,7 @@ pub use library::{DELETE, LABEL, Library, Outbox, RESTORE, SAVE, SentCommand, Se
 #[cfg(feature = "window")]
 pub use media::{Item, Listing, Media, MediaKey, MediaReader, MediaRow, Picture, SIDE_MAX, Saved, Want, picture};
 pub use remote::{Hosts, Remote, RemoteOptions};
-pub use run::{Run, RunData};
+pub use run::{LATEST_TABLES, LATEST_TEXTS, Run, RunData};
 pub use series::{Column, Detail, Point, Series, XAxis};
 pub use stream::{COMMANDS, serve};
 pub use wire::{PROTOCOL, START, Timing};

@@ -11,13 +11,13 @@ pub mod text;
 
 use super::theme::{self, Palette};
 use super::{Panel, run_name};
-use crate::data::{Item, Listing, Media, MediaKey, MediaReader, Run, Saved, Want};
+use crate::data::{Item, LATEST_TABLES, LATEST_TEXTS, Listing, Media, MediaKey, MediaReader, Run, Saved, Want};
 use eframe::egui::{
     self, Align, Button, Color32, CornerRadius, Frame, Id, Layout, Margin, Rect, Response, RichText, Role, ScrollArea, Sense, Shape,
     Slider, Stroke, TextEdit, TextureHandle, Ui, UiBuilder, WidgetInfo, pos2, vec2,
 };
 use serde::{Deserialize, Serialize};
-use solstice_store::MetricKind;
+use solstice_store::{MetricKind, MetricSummary};
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -257,9 +257,15 @@ pub fn show(ui: &mut Ui, panel: &mut Panel) {
     panel.view.media = view;
 }
 
+// Of this kind, and without a panel of its own.
+fn is_media(metric: &MetricSummary, kind: MetricKind) -> bool {
+    let name = metric.name.as_str();
+    metric.kind == kind && metric.count > 0 && !LATEST_TABLES.contains(&name) && !LATEST_TEXTS.contains(&name)
+}
+
 fn overview(ui: &mut Ui, desk: &mut Desk) {
     let run = desk.sides[0].run.clone();
-    let of_kind = |kind: MetricKind| run.metrics.iter().filter(move |metric| metric.kind == kind && metric.count > 0);
+    let of_kind = |kind: MetricKind| run.metrics.iter().filter(move |metric| is_media(metric, kind));
     if KINDS.iter().all(|(kind, _)| of_kind(*kind).next().is_none()) {
         empty(ui, desk.palette);
         return;
@@ -291,9 +297,10 @@ fn overview(ui: &mut Ui, desk: &mut Desk) {
 
 fn empty(ui: &mut Ui, palette: &Palette) {
     ui.label("This run has logged no pictures, matrices, histograms, texts or tables");
-    ui.label(RichText::new("Callbacks log them. Add a line to the recipe, and start a run:").color(palette.dim));
+    ui.label(RichText::new("Metrics and callbacks log them. Add a line to the recipe, and start a run:").color(palette.dim));
     ui.add_space(theme::GAP);
     let lines = [
+        ("Which classes are taken for which", "metrics: [confusion()],"),
         ("Pictures of samples, with what the model says", "callbacks: [sample_images(count: 16)],"),
         ("Histograms of gradients and weights", "callbacks: [gradient_histogram(every: \"1ep\", weights: true)],"),
         ("Text that a language model writes", "callbacks: [generate_text(prompt: \"\", length: 200)],"),
@@ -302,21 +309,21 @@ fn empty(ui: &mut Ui, palette: &Palette) {
         ui.label(RichText::new(what).color(palette.dim));
         ui.horizontal(|ui| {
             ui.add(egui::Label::new(RichText::new(line).monospace()).selectable(true));
-            let name = line.trim_start_matches("callbacks: [").split('(').next().unwrap_or_default();
+            let name = line.split(['[', '(']).nth(1).unwrap_or_default();
             if ui.button("Copy").accessible_name(format!("Copy the line for {name}")).clicked() {
                 ui.ctx().copy_text(line.to_owned());
             }
         });
         ui.add_space(4.0);
     }
-    ui.label(RichText::new("Matrices and tables come from callbacks of your own: Entry::Matrix, Entry::Table").color(palette.dim));
+    ui.label(RichText::new("Tables come from callbacks of your own: Entry::Table").color(palette.dim));
 }
 
 fn chips(ui: &mut Ui, desk: &mut Desk, groups: &[(MetricKind, &str, Vec<String>)]) {
     ui.horizontal_wrapped(|ui| {
         ui.spacing_mut().item_spacing.x = 4.0;
         // A kind whose metrics are all filtered out keeps its chip: nothing moves while a name is typed.
-        let is_there = |kind: MetricKind| desk.sides[0].run.metrics.iter().any(|metric| metric.kind == kind && metric.count > 0);
+        let is_there = |kind: MetricKind| desk.sides[0].run.metrics.iter().any(|metric| is_media(metric, kind));
         let there: Vec<_> = groups.iter().filter(|(kind, _, _)| is_there(*kind)).collect();
         for (_, title, names) in there {
             let is_shown = !desk.view.hidden_kinds.contains(*title);

@@ -19,8 +19,27 @@ pub(super) struct MapParts {
     pub stores: Vec<Store>,
 }
 
+/// Where the buffers are counted that a kernel needs: a new state in the old one's memory, or in its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Updates {
+    /// One buffer.
+    InPlace,
+    /// Two.
+    Apart,
+}
+
+impl Updates {
+    /// The memory that `buffer` is counted as.
+    pub(super) fn home(self, buffer: BufferId, state_of: &HashMap<BufferId, BufferId>) -> BufferId {
+        match self {
+            Updates::InPlace => state_of.get(&buffer).copied().unwrap_or(buffer),
+            Updates::Apart => buffer,
+        }
+    }
+}
+
 /// Merges until no pair is left.
-pub(crate) fn merge_maps(fused: &mut Fused) {
+pub(crate) fn merge_maps(fused: &mut Fused, updates: Updates) {
     let Uses { mut readers, writers } = uses(fused);
     let mut dag = Dag::new(fused);
     let state_of: HashMap<BufferId, BufferId> = fused.updates.iter().map(|(state, value)| (*value, *state)).collect();
@@ -35,7 +54,13 @@ pub(crate) fn merge_maps(fused: &mut Fused) {
             let candidates: Vec<usize> =
                 dag.predecessors(consumer).iter().rev().copied().filter(|kernel| !refused.contains(kernel)).collect();
             let merged = candidates.into_iter().find_map(|producer| {
-                let result = merged(fused, &kernels, producer, consumer, &readers, &writers, &state_of)
+                // A reader of an old state that waits for the new one keeps it out of the old one's place.
+                let is_late = |state: BufferId| {
+                    let others = readers[state.index()].iter().copied().filter(|&reader| reader != producer && reader != consumer);
+                    others.into_iter().any(|reader| dag.reaches(producer, reader) || dag.reaches(consumer, reader))
+                };
+                let homes = Homes { updates, state_of: &state_of, is_late: &is_late };
+                let result = merged(fused, &kernels, producer, consumer, &readers, &writers, &homes)
                     .filter(|_| !dag.has_detour(producer, consumer));
                 if result.is_none() {
                     refused.insert(producer);
@@ -66,6 +91,13 @@ fn code_length(op: &KernelOp) -> usize {
     if let KernelOp::Map { body, .. } = op { body.code.len() } else { 0 }
 }
 
+/// What tells the memory of a new state.
+struct Homes<'a> {
+    updates: Updates,
+    state_of: &'a HashMap<BufferId, BufferId>,
+    is_late: &'a dyn Fn(BufferId) -> bool,
+}
+
 fn merged(
     fused: &Fused,
     kernels: &[Option<Kernel>],
@@ -73,7 +105,7 @@ fn merged(
     consumer: usize,
     readers: &[Vec<usize>],
     writers: &[Vec<usize>],
-    state_of: &HashMap<BufferId, BufferId>,
+    homes: &Homes,
 ) -> Option<MapParts> {
     let first = map_parts(kernels[producer].as_ref()?)?;
     let second = map_parts(kernels[consumer].as_ref()?)?;
@@ -97,7 +129,7 @@ fn merged(
     let is_needed = |store: &Store| {
         let buffer = store.to.buffer;
         !matches!(fused.buffers[buffer.index()].kind, BufferKind::Scratch { .. })
-            || state_of.contains_key(&buffer)
+            || homes.state_of.contains_key(&buffer)
             || readers[buffer.index()].iter().any(|&reader| reader != consumer)
     };
     let mut stores: Vec<Store> = first
@@ -107,7 +139,10 @@ fn merged(
         .map(|store| Store { value: registers[usize::from(store.value.0)], to: store.to.clone() })
         .collect();
     stores.extend(second.stores.iter().map(|store| Store { value: more[usize::from(store.value.0)], to: store.to.clone() }));
-    let home = |buffer: BufferId| state_of.get(&buffer).copied().unwrap_or(buffer);
+    let home = |buffer: BufferId| match homes.updates.home(buffer, homes.state_of) {
+        state if state != buffer && (homes.is_late)(state) => buffer,
+        home => home,
+    };
     let buffers: BTreeSet<BufferId> =
         body.loads.iter().map(|view| view.buffer).chain(stores.iter().map(|store| home(store.to.buffer))).collect();
     if buffers.len() > BUFFERS_PER_KERNEL {

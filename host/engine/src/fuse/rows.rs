@@ -6,7 +6,7 @@
 
 use super::body::{collapse, collapse_body, collapse_view};
 use super::merge::{MapParts, common_shape, joined, map_parts, reshaped};
-use super::{Fused, INSTRUCTIONS_PER_KERNEL};
+use super::{Fused, INSTRUCTIONS_PER_KERNEL, Updates};
 use crate::dataflow::{Dag, Uses, compact, uses};
 use crate::kernel::{BUFFERS_PER_KERNEL, BufferId, BufferKind, Instruction, Kernel, KernelOp, ROW_MAX, Register, Store, View};
 use solstice_ir::element_count;
@@ -20,7 +20,7 @@ struct RowParts {
 }
 
 /// Joins kernels along rows until no pair is left.
-pub(crate) fn fuse_rows(fused: &mut Fused) {
+pub(crate) fn fuse_rows(fused: &mut Fused, updates: Updates) {
     let Uses { mut readers, writers } = uses(fused);
     let mut dag = Dag::new(fused);
     let state_of: HashMap<BufferId, BufferId> = fused.updates.iter().map(|(state, value)| (*value, *state)).collect();
@@ -33,7 +33,7 @@ pub(crate) fn fuse_rows(fused: &mut Fused) {
                 let candidates: Vec<usize> =
                     dag.predecessors(consumer).iter().rev().copied().filter(|kernel| !refused.contains(kernel)).collect();
                 let found = candidates.into_iter().find_map(|producer| {
-                    let op = merged(fused, &kernels, producer, consumer, &readers, &writers, &state_of)
+                    let op = merged(fused, &kernels, producer, consumer, &readers, &writers, &state_of, updates)
                         .filter(|_| !dag.has_detour(producer, consumer));
                     if op.is_none() {
                         refused.insert(producer);
@@ -137,6 +137,7 @@ fn merged(
     readers: &[Vec<usize>],
     writers: &[Vec<usize>],
     state_of: &HashMap<BufferId, BufferId>,
+    updates: Updates,
 ) -> Option<KernelOp> {
     let (first, second) = (kernels[producer].as_ref()?, kernels[consumer].as_ref()?);
     let alone = |buffer: &BufferId| writers[buffer.index()].len() == 1;
@@ -184,7 +185,7 @@ fn merged(
         .map(|store| Store { value: registers[usize::from(store.value.0)], to: store.to.clone() })
         .collect();
     stores.extend(second.stores.iter().map(|store| Store { value: more[usize::from(store.value.0)], to: store.to.clone() }));
-    let home = |buffer: BufferId| state_of.get(&buffer).copied().unwrap_or(buffer);
+    let home = |buffer: BufferId| updates.home(buffer, state_of);
     let buffers: BTreeSet<BufferId> =
         body.loads.iter().map(|view| view.buffer).chain(stores.iter().map(|store| home(store.to.buffer))).collect();
     if buffers.len() > BUFFERS_PER_KERNEL {
