@@ -200,9 +200,9 @@ impl Control {
             }
             // A rebuild that failed: the run goes on as it is, and the event says why.
             "reload_failed" => Ok(command.args["message"].as_str().unwrap_or_default().into()),
-            other => {
-                Err(format!("there is no command `{other}`: a run takes pause, resume, step, eval, checkpoint, stop, reload, set and profile"))
-            }
+            other => Err(format!(
+                "there is no command `{other}`: a run takes pause, resume, step, eval, checkpoint, stop, reload, set and profile"
+            )),
         }
     }
 

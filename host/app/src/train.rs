@@ -435,12 +435,7 @@ impl Run {
 
     /// Evaluates `splits`, with their copies of the weights; metrics named `<split>/<name>`. At most `batches_max` batches of each. `cancelled` is
     /// asked between batches; then there are no metrics.
-    pub fn evaluate(
-        &mut self,
-        splits: &[String],
-        batches_max: Option<u64>,
-        cancelled: &mut dyn FnMut() -> bool,
-    ) -> Result<Evaluated> {
+    pub fn evaluate(&mut self, splits: &[String], batches_max: Option<u64>, cancelled: &mut dyn FnMut() -> bool) -> Result<Evaluated> {
         let mut all = Evaluated::default();
         for (evaluation, samples) in self.evaluations.iter().zip(&self.evaluated) {
             if !splits.contains(&evaluation.data.split) {

@@ -339,6 +339,13 @@ fn every_widget_of_the_form_has_a_name() {
 
 /// `SOLSTICE_PICTURES=FOLDER cargo test -p solstice-dashboard --test gui_launch -- --ignored`
 #[test]
+fn it_looks_as_before() {
+    let host = Arc::new(FakeHost::new());
+    let mut window = digits(&host);
+    gui_common::looks_as_before(&mut window, "launch");
+}
+
+#[test]
 #[ignore = "draws pictures for people"]
 fn pictures() {
     let folder = std::env::var_os("SOLSTICE_PICTURES").map_or_else(std::env::temp_dir, std::path::PathBuf::from);

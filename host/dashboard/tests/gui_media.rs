@@ -538,6 +538,13 @@ fn pictures_and_histograms_out_of_sight_are_not_read() {
 
 /// `SOLSTICE_PICTURES=FOLDER cargo test -p solstice-dashboard --test gui_media -- --ignored`
 #[test]
+fn it_looks_as_before() {
+    let recorded = Recorded::new();
+    let mut window = recorded.window_of(Theme::Dark, 800.0);
+    gui_common::looks_as_before(&mut window, "media");
+}
+
+#[test]
 #[ignore = "draws pictures for people"]
 fn pictures_of_the_panel() {
     let folder = std::env::var_os("SOLSTICE_PICTURES").map_or_else(std::env::temp_dir, PathBuf::from);

@@ -259,6 +259,14 @@ fn save(harness: &mut Harness<Dashboard>, name: &str) {
 }
 
 #[test]
+fn it_looks_as_before() {
+    let recorded = Recorded::new();
+    recorded.write_model();
+    let mut window = recorded.window();
+    gui_common::looks_as_before(&mut window, "model");
+}
+
+#[test]
 #[ignore = "draws pictures for people"]
 fn pictures() {
     let recorded = Recorded::new();

@@ -164,3 +164,11 @@ fn the_mouse_reads_a_chart_without_trouble() {
     let delay = window.output().viewport_output[&egui::ViewportId::ROOT].repaint_delay;
     assert!(delay > std::time::Duration::from_secs(3600), "an idle window paints: {delay:?}");
 }
+
+#[test]
+fn it_looks_as_before() {
+    let recorded = Recorded::new(40);
+    recorded.measure();
+    let mut window = recorded.window();
+    gui_common::looks_as_before(&mut window, "profile");
+}

@@ -199,6 +199,23 @@ fn an_empty_panel_says_what_to_do() {
 }
 
 #[test]
+fn it_looks_as_before() {
+    let settings: Vec<(f64, u64, &str, f64)> = (0..12u64)
+        .map(|index| {
+            (
+                10f64.powi(-4 + (index % 4) as i32),
+                [16, 64, 128][(index % 3) as usize],
+                ["relu", "gelu"][(index % 2) as usize],
+                0.1 * index as f64,
+            )
+        })
+        .collect();
+    let folder = record(&settings);
+    let mut window = open(&folder);
+    gui_common::looks_as_before(&mut window, "sweep");
+}
+
+#[test]
 #[ignore = "draws pictures for people"]
 fn pictures() {
     let activations = ["relu", "tanh", "gelu"];

@@ -60,7 +60,7 @@ impl Metric for Confusion {
 
         let all = g.sum_all(matrix);
         let all_right = g.sum_all(right);
-        let mut scalars = vec![("accuracy".to_owned(), ratio(g, all_right, all)), ("confusion".to_owned(), matrix)];
+        let mut scalars = vec![("accuracy".to_owned(), ratio(g, all_right, all))];
         if self.macro_average {
             let is_seen = g.compare_with(Compare::Greater, occurrences, 0.0);
             let seen = g.convert(is_seen, DType::F32);
@@ -86,6 +86,7 @@ impl Metric for Confusion {
                 }
             }
         }
+        scalars.push(("confusion".to_owned(), matrix));
         Ok(scalars)
     }
 }

@@ -113,7 +113,8 @@ mod tests {
             increments.iter().zip(types).map(|((name, _), ty)| (name.clone(), g.input(name, ty))).collect();
         let scalars = metric.compute(&mut g, &sums)?;
         for (name, value) in &scalars {
-            assert!(g.shape(*value).is_empty(), "{name} is a scalar");
+            let rank = if name == "confusion" { 2 } else { 0 };
+            assert_eq!(g.shape(*value).len(), rank, "{name}");
             g.output(name, *value);
         }
         g.finish()?;
@@ -134,7 +135,7 @@ mod tests {
         let (sums, scalars) = traced(&Confusion { per_class: true, ..Confusion::default() }, &classified(2))?;
         assert_eq!(sums, ["matrix"]);
         assert_eq!(scalars[..4], ["accuracy", "precision_macro", "recall_macro", "f1_macro"]);
-        assert_eq!(scalars.len(), 7 + 3 * 2);
+        assert_eq!(scalars.len(), 7 + 3 * 2 + 1);
         Ok(())
     }
 

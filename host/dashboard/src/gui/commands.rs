@@ -368,7 +368,7 @@ pub fn cheat_sheet(ui: &mut Ui, is_open: &mut bool) {
         });
         ui.label(
             RichText::new(
-                "Over a chart: drag to zoom into a box, Ctrl and wheel to zoom, Shift and drag to move, double click for the whole range",
+                "Over a chart: drag to zoom into a box, Ctrl and wheel or + and - to zoom, Shift and drag, middle drag or arrows to move, double click for the whole range, click to pin a point and fork there",
             )
             .color(palette.dim),
         );

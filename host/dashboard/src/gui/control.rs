@@ -21,6 +21,10 @@ const LIVE_TRAINER: [&str; 5] = ["budget", "log_every", "evaluate_every", "check
 const FIELD_WIDTH: f32 = 76.0;
 /// Most of what the name before it may take, so that the two stay together in a wide window.
 const LABEL_WIDTH_MAX: f32 = 220.0;
+/// Room that a live value's name has beside its slider.
+const NAME_WIDTH_MIN: f32 = 104.0;
+/// Room for the words after the number of steps and for the button behind them.
+const STEP_WORDS_WIDTH: f32 = 186.0;
 /// Width of the slider beside it.
 const SLIDER_WIDTH: f32 = 84.0;
 /// A command without an answer is explained after this.
@@ -169,7 +173,9 @@ fn buttons(ui: &mut Ui, panel: &mut Panel, run: &Run, palette: &Palette) {
         let steps = egui::DragValue::new(&mut panel.session.control.steps).range(1..=1_000_000).speed(0.2);
         ui.add(steps).accessible_name("Steps at a time");
         let word = if panel.session.control.steps == 1 { "step, then wait" } else { "steps, then wait" };
-        ui.label(RichText::new(word).color(palette.dim));
+        if ui.available_width() > STEP_WORDS_WIDTH {
+            ui.label(RichText::new(word).color(palette.dim));
+        }
         let no_reload = no_reload_reason(run);
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
             let reload = ui.add_enabled(no_reload.is_none(), Button::new("Reload"));
@@ -308,7 +314,9 @@ fn live_value(ui: &mut Ui, panel: &mut Panel, run: &Run, field: &LiveField, pale
     let typed = parsed(&text, &field.value);
     let mut send = None;
     ui.horizontal(|ui| {
-        let slider_room = if field.slider().is_some() { SLIDER_WIDTH + 8.0 } else { 0.0 };
+        // Where both do not fit, the name counts more than the slider: the value can be typed.
+        let slider = field.slider().filter(|_| ui.available_width() > FIELD_WIDTH + SLIDER_WIDTH + NAME_WIDTH_MIN);
+        let slider_room = if slider.is_some() { SLIDER_WIDTH + 8.0 } else { 0.0 };
         let label_width = (ui.available_width() - FIELD_WIDTH - 8.0 - slider_room).clamp(48.0, LABEL_WIDTH_MAX);
         let label = egui::Label::new(RichText::new(&field.key).color(palette.dim)).truncate();
         let label =
@@ -318,7 +326,7 @@ fn live_value(ui: &mut Ui, panel: &mut Panel, run: &Run, field: &LiveField, pale
             });
         let label =
             label.inner.on_hover_text(if field.doc.is_empty() { field.key.clone() } else { format!("{}\n{}", field.key, field.doc) });
-        if let Some((low, high, is_log)) = field.slider() {
+        if let Some((low, high, is_log)) = slider {
             let mut value = match &panel.session.control.sliding {
                 Some((sliding, value)) if *sliding == slot => *value,
                 _ => shown.as_f64().unwrap_or(low),

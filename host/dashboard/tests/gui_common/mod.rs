@@ -1,7 +1,7 @@
 //! What the tests of the window share: recorded runs, and a window over them without a display.
 #![allow(dead_code)]
 
-use eframe::egui::{Theme, vec2};
+use eframe::egui::{Theme, Vec2, vec2};
 use egui_kittest::{Harness, HarnessBuilder};
 use serde_json::json;
 use solstice_dashboard::data::{RunData, Snapshot};
@@ -149,4 +149,18 @@ pub fn window<'a>(builder: HarnessBuilder<Dashboard>, source: Source, theme: The
     );
     harness.run();
     harness
+}
+
+/// Compares the window with the picture of it in `tests/snapshots`, which `UPDATE_SNAPSHOTS=1` draws anew. Renderers and clocks may move some pixels,
+/// the words "3 s left" among them; a thing that is missing, or in another place, moves more.
+pub fn looks_as_before(harness: &mut Harness<Dashboard>, name: &str) {
+    looks_as_before_at(harness, vec2(960.0, 600.0), name);
+}
+
+/// The same at another size.
+pub fn looks_as_before_at(harness: &mut Harness<Dashboard>, size: Vec2, name: &str) {
+    harness.set_size(size);
+    harness.run();
+    let options = egui_kittest::SnapshotOptions::new().threshold(2.0).max_failed_pixels(1500);
+    harness.snapshot_options(name, &options);
 }

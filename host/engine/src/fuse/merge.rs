@@ -60,8 +60,8 @@ pub(crate) fn merge_maps(fused: &mut Fused, updates: Updates) {
                     others.into_iter().any(|reader| dag.reaches(producer, reader) || dag.reaches(consumer, reader))
                 };
                 let homes = Homes { updates, state_of: &state_of, is_late: &is_late };
-                let result = merged(fused, &kernels, producer, consumer, &readers, &writers, &homes)
-                    .filter(|_| !dag.has_detour(producer, consumer));
+                let result =
+                    merged(fused, &kernels, producer, consumer, &readers, &writers, &homes).filter(|_| !dag.has_detour(producer, consumer));
                 if result.is_none() {
                     refused.insert(producer);
                 }

@@ -10,6 +10,9 @@ use crate::data::XAxis;
 use eframe::egui::containers::menu::{MenuButton, MenuConfig};
 use eframe::egui::{self, Align2, Button, ComboBox, Key, PopupCloseBehavior, RichText, Slider, TextEdit, Ui, vec2};
 
+/// Width of the slider with its name and number.
+const SMOOTHING_WIDTH: f32 = 262.0;
+
 /// Draws them. `grouping` is what the runs could be, or are, grouped by.
 pub fn show(ui: &mut Ui, panel: &mut Panel, grouping: &Grouping) {
     ui.horizontal_wrapped(|ui| {
@@ -36,7 +39,12 @@ pub fn show(ui: &mut Ui, panel: &mut Panel, grouping: &Grouping) {
         ui.checkbox(&mut panel.view.log_y, "Log y").on_hover_text(Action::LogY.hint());
         ui.checkbox(&mut panel.view.charts.cuts_outliers, "Cut outliers")
             .on_hover_text("Peaks that would flatten the rest are cut off, and the chart says where; no curve is cut off whole (U)");
-        ui.add_space(theme::GAP);
+        // A slider does not wrap by itself, and what sticks out would make all charts as wide.
+        if ui.available_size_before_wrap().x < SMOOTHING_WIDTH {
+            ui.end_row();
+        } else {
+            ui.add_space(theme::GAP);
+        }
         let label = ui.label("Smoothing");
         ui.add(Slider::new(&mut panel.view.smoothing, 0.0..=0.99).max_decimals(2)).labelled_by(label.id).on_hover_text(
             "Exponential mean; its half-life is a twentieth of the x axis times the square of this. The raw curve stays behind it",
