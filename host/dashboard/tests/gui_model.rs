@@ -261,9 +261,10 @@ fn save(harness: &mut Harness<Dashboard>, name: &str) {
 #[test]
 fn it_looks_as_before() {
     let recorded = Recorded::new();
+    solstice_store::set_label(recorded.writer.path(), "name", "first").unwrap();
     recorded.write_model();
     let mut window = recorded.window();
-    gui_common::looks_as_before(&mut window, "model");
+    gui_common::looks_as_before_at(&mut window, eframe::egui::vec2(1280.0, 800.0), "model");
 }
 
 #[test]

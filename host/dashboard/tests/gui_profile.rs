@@ -168,6 +168,7 @@ fn the_mouse_reads_a_chart_without_trouble() {
 #[test]
 fn it_looks_as_before() {
     let recorded = Recorded::new(40);
+    solstice_store::set_label(recorded.writer.path(), "name", "first").unwrap();
     recorded.measure();
     let mut window = recorded.window();
     gui_common::looks_as_before(&mut window, "profile");

@@ -98,7 +98,7 @@ fn head(ui: &mut Ui, panel: &Panel, run: &Run, palette: &Palette) {
         );
     }
     let total = info.steps_total.map_or(String::new(), |total| format!(" of {}", short(total as f64)));
-    let progress = if is_over(run) { String::new() } else { format!(", {}", progress_text(run)) };
+    let progress = if is_over(run) || run.progress().is_none() { String::new() } else { format!(", {}", progress_text(run)) };
     let text = format!("step {}{total}{progress}; trained {}", info.at.step, duration(info.train_secs));
     ui.label(RichText::new(text).small().color(palette.dim));
     if let Some(reason) = info.state_reason.as_ref().filter(|reason| !reason.is_empty()) {

@@ -257,9 +257,12 @@ impl View {
 
     // Runs seen for the first time get a colour, and curves while there are few.
     fn meet(&mut self, snapshot: &Snapshot) {
-        let is_new = |run: &&Arc<Run>, colors: &BTreeMap<String, usize>| run.info.is_some() && !colors.contains_key(&run.id);
-        let mut shown = snapshot.runs.iter().filter(|run| self.colors.contains_key(&run.id) && self.is_shown(&run.id)).count();
-        for run in snapshot.runs.iter().filter(|run| is_new(run, &self.colors)) {
+        let is_new = |run: &Arc<Run>, colors: &BTreeMap<String, usize>| run.info.is_some() && !colors.contains_key(&run.id);
+        // The folders' names know minutes only.
+        let mut runs: Vec<&Arc<Run>> = snapshot.runs.iter().collect();
+        runs.sort_by(|a, b| created(b).total_cmp(&created(a)));
+        let mut shown = runs.iter().filter(|run| self.colors.contains_key(&run.id) && self.is_shown(&run.id)).count();
+        for run in runs.iter().filter(|run| is_new(run, &self.colors)) {
             if is_over(run) && shown >= SHOWN_AT_FIRST {
                 self.hidden.insert(run.id.clone());
             } else {
@@ -267,8 +270,8 @@ impl View {
             }
         }
         // Oldest first, so that neighbours in the list have different colours.
-        for run in snapshot.runs.iter().rev() {
-            if is_new(&run, &self.colors) {
+        for run in runs.iter().rev() {
+            if is_new(run, &self.colors) {
                 self.colors.insert(run.id.clone(), self.colors.len());
             }
         }
@@ -280,8 +283,8 @@ impl View {
         }
         // The run that was selected in the last session may not be read yet.
         if !snapshot.is_loading && !snapshot.runs.is_empty() && !self.selected.as_ref().is_some_and(is_there) {
-            let live = snapshot.runs.iter().find(|run| !is_over(run));
-            self.selected = live.or(snapshot.runs.first()).map(|run| run.id.clone());
+            let live = runs.iter().find(|run| !is_over(run));
+            self.selected = live.or(runs.first()).map(|run| run.id.clone());
         }
     }
 }
@@ -377,6 +380,11 @@ pub fn one_line(text: &str, count: usize) -> String {
 /// What the run is doing; starting, while it could not be read yet.
 pub fn state(run: &Run) -> RunState {
     run.info.as_ref().map_or(RunState::Starting, |info| info.state)
+}
+
+/// When it was made, in seconds since 1970; 0 while it could not be read yet.
+pub fn created(run: &Run) -> f64 {
+    run.info.as_ref().map_or(0.0, |info| info.created)
 }
 
 /// No process works on the run.
