@@ -35,11 +35,15 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// How many runs have curves when they are first seen; of more, the older ones are listed only.
 const SHOWN_AT_FIRST: usize = 8;
 /// A longer name of a run is cut.
 const NAME_CHARS_MAX: usize = 160;
+/// How long news may wait for a frame where a processor draws: with what looking for them takes, less than
+/// the 300 ms that they may take to the screen.
+const SOFTWARE_PACE: Duration = Duration::from_millis(150);
 /// Key of the kept part in the window's storage.
 const STORAGE_KEY: &str = "dashboard";
 
@@ -427,7 +431,9 @@ pub struct Dashboard {
 impl Dashboard {
     /// Takes up what was kept of the last session.
     pub fn new(creation: &eframe::CreationContext, source: Source) -> Dashboard {
-        let mut dashboard = Dashboard::over(&creation.egui_ctx, source);
+        // Without a GPU a frame takes a processor tens of milliseconds, which a run under way could use.
+        let pace = if creation.gl.is_some() { SOFTWARE_PACE } else { Duration::ZERO };
+        let mut dashboard = Dashboard::paced(&creation.egui_ctx, source, pace);
         if let Some(view) = creation.storage.and_then(|storage| eframe::get_value::<View>(storage, STORAGE_KEY)) {
             creation.egui_ctx.set_theme(view.theme);
             creation.egui_ctx.set_zoom_factor(view.scale.clamp(0.5, 3.0));
@@ -438,11 +444,16 @@ impl Dashboard {
 
     /// A window as it is at first, that asks for a frame whenever `source` has something new.
     pub fn over(context: &egui::Context, source: Source) -> Dashboard {
+        Dashboard::paced(context, source, Duration::ZERO)
+    }
+
+    // News are drawn after `pace` at most.
+    fn paced(context: &egui::Context, source: Source, pace: Duration) -> Dashboard {
         theme::install(context);
         let view = View::default();
         context.set_theme(view.theme);
         let waker = context.clone();
-        source.on_change(move || waker.request_repaint());
+        source.on_change(move || waker.request_repaint_after(pace));
         let mut session = Session::default();
         let waker = context.clone();
         session.launch.connect(source.host(), matches!(source, Source::Live { .. }), move || waker.request_repaint());
