@@ -174,6 +174,22 @@ fn axes_are_chosen_and_moved() {
 }
 
 #[test]
+fn what_differs_in_one_run_alone_takes_no_axis_from_what_all_differ_in() {
+    let folder = record(&SETTINGS);
+    // Eight settings that come before the others by name.
+    let odd: serde_json::Map<String, serde_json::Value> = (0..8).map(|index| (format!("a{index}"), json!(index))).collect();
+    let config = json!({ "components": { "dataset": { "id": "csv", "config": odd } } });
+    let writer = RunWriter::create(folder.path(), &NewRun { name: "odd".into(), config, ..NewRun::default() }).unwrap();
+    writer.scalars(2, &[("test/loss", 3.0)]);
+    writer.state(RunState::Done, None);
+    writer.flush().unwrap();
+    let window = open(&folder);
+    for axis in ["Axis model.activation", "Axis model.hidden", "Axis optimizer.lr"] {
+        window.get_by_label(axis);
+    }
+}
+
+#[test]
 fn the_filter_decides_which_runs_are_there() {
     let folder = record(&SETTINGS);
     let mut window = open(&folder);

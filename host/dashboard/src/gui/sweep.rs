@@ -170,7 +170,12 @@ fn field_of(panel: &mut Panel, listed: &Arc<Vec<Arc<Facts>>>, groups: &[String])
         Some(keys) => keys.iter().filter(|key| offered.contains(key)).map(|key| (key.clone(), layout_of(key))).collect(),
         None => {
             let axes = offered.iter().map(|key| (key.clone(), layout_of(key))).filter(|(_, layout)| has_room(layout));
-            axes.take(AXES_AT_FIRST).collect()
+            // A setting of which only one run is the odd one tells least; those that stay keep their order.
+            let mut axes: Vec<(usize, (String, Layout))> = axes.enumerate().collect();
+            axes.sort_by_key(|(place, (key, _))| (std::cmp::Reverse(unlike_most(&runs, key)), *place));
+            axes.truncate(AXES_AT_FIRST);
+            axes.sort_by_key(|(place, _)| *place);
+            axes.into_iter().map(|(_, axis)| axis).collect()
         }
     };
     let value = |facts: &Facts| {
@@ -196,6 +201,13 @@ fn field_of(panel: &mut Panel, listed: &Arc<Vec<Arc<Facts>>>, groups: &[String])
     let field = Arc::new(Field { axes, offered, metrics, metric, is_greatest_best, result, lines });
     panel.session.sweep.field = Some((key, field.clone()));
     field
+}
+
+// Runs whose value of a setting is not the one that most have.
+fn unlike_most(runs: &[Arc<Facts>], key: &str) -> usize {
+    let mut counts: BTreeMap<Option<&String>, usize> = BTreeMap::new();
+    runs.iter().for_each(|facts| *counts.entry(facts.settings.get(key)).or_default() += 1);
+    runs.len() - counts.values().max().copied().unwrap_or(0)
 }
 
 fn toolbar(ui: &mut Ui, panel: &mut Panel, field: &Arc<Field>, groups: &[String], listed: usize, palette: &Palette) {
