@@ -275,6 +275,8 @@ fn grouped<'a>(names: &[&'a str], pinned: &BTreeSet<String>) -> Vec<(&'a str, Ve
     let place = |group: &str| match group {
         "Pinned" => 0,
         "train" => 1,
+        // What the machine does comes after what is learnt.
+        "time" | "system" => 3,
         _ => 2,
     };
     groups.sort_by_key(|(group, _)| (place(group), *group));
