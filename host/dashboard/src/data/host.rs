@@ -1,6 +1,7 @@
 //! [`Host`]: the `solstice` program as the window uses it. Whatever needs plugins or starts runs is a command line of that program, carried out in a
 //! process of its own, here or on the machine where the runs are; the window itself loads no plugin.
 
+use crossbeam_channel::{Sender, bounded, unbounded};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -54,6 +55,7 @@ pub trait Host: Send + Sync {
 pub struct LocalHost {
     program: PathBuf,
     folder: PathBuf,
+    starter: Sender<(Command, Sender<std::io::Result<Child>>)>,
     started: Mutex<Vec<Started>>,
 }
 
@@ -64,9 +66,17 @@ struct Started {
 }
 
 impl LocalHost {
-    /// `program` is the file of `solstice`; commands run in `folder`.
+    /// `program` is the file of `solstice`; commands run in `folder`, and at the priority of the thread that calls this.
     pub fn new(program: PathBuf, folder: PathBuf) -> LocalHost {
-        LocalHost { program, folder, started: Mutex::default() }
+        let (starter, commands) = unbounded::<(Command, Sender<std::io::Result<Child>>)>();
+        // A process has the priority of the thread that starts it, and a window that a processor draws lowers its own.
+        std::thread::spawn(move || {
+            for (mut command, child) in commands {
+                // Nobody waits any more: the window was closed.
+                let _ = child.send(command.spawn());
+            }
+        });
+        LocalHost { program, folder, starter, started: Mutex::default() }
     }
 
     fn command(&self, args: &[String]) -> Command {
@@ -75,9 +85,12 @@ impl LocalHost {
         command
     }
 
-    fn spawn(&self, command: &mut Command, input: &str) -> Result<Child, String> {
-        let mut child =
-            command.stdin(Stdio::piped()).spawn().map_err(|error| format!("cannot start {}: {error}", self.program.display()))?;
+    fn spawn(&self, mut command: Command, input: &str) -> Result<Child, String> {
+        let (reply, child) = bounded(1);
+        command.stdin(Stdio::piped());
+        self.starter.send((command, reply)).expect("its thread ends with the host");
+        let child = child.recv().expect("its thread answers each command");
+        let mut child = child.map_err(|error| format!("cannot start {}: {error}", self.program.display()))?;
         let mut stdin = child.stdin.take().expect("asked for above");
         let input = input.to_owned();
         // A command that does not read its input must not stop the window's thread.
@@ -90,7 +103,9 @@ impl LocalHost {
 
 impl Host for LocalHost {
     fn ask(&self, args: &[String], input: &str) -> Result<Answer, String> {
-        let child = self.spawn(self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()), input)?;
+        let mut command = self.command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = self.spawn(command, input)?;
         let output = child.wait_with_output().map_err(|error| format!("cannot read what `solstice {}` says: {error}", args.join(" ")))?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Answer { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) })
@@ -107,7 +122,7 @@ impl Host for LocalHost {
             use std::os::unix::process::CommandExt;
             command.process_group(0);
         }
-        let child = self.spawn(&mut command, input)?;
+        let child = self.spawn(command, input)?;
         let mut started = self.started.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         started.push(Started { child, output, answer: None });
         Ok(started.len() as u64 - 1)
@@ -127,5 +142,27 @@ impl Host for LocalHost {
 
     fn changed(&self, files: &[PathBuf]) -> Option<Vec<Option<SystemTime>>> {
         Some(files.iter().map(|file| self.folder.join(file).metadata().and_then(|file| file.modified()).ok()).collect())
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_started_has_the_priority_from_before() {
+        let host = LocalHost::new("/bin/sh".into(), std::env::temp_dir());
+        let nice = || host.ask(&["-c".into(), "nice".into()], "").unwrap().out.trim().parse::<i32>().unwrap();
+        let before = nice();
+        // Of this thread alone.
+        rustix::process::nice(3).unwrap();
+        assert_eq!(nice(), before);
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_a_sentence() {
+        let host = LocalHost::new("/nowhere/solstice".into(), std::env::temp_dir());
+        assert!(host.ask(&[], "").unwrap_err().starts_with("cannot start /nowhere/solstice: "));
+        assert!(host.start(&[], "").unwrap_err().starts_with("cannot start /nowhere/solstice: "));
     }
 }

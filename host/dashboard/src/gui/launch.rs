@@ -223,8 +223,10 @@ pub fn fork(panel: &mut Panel, run: &Run, step: Option<u64>) {
     let parent = run.path.parent().map(|folder| folder.display().to_string()).filter(|folder| !folder.is_empty());
     let first = panel.folders.first().map_or("runs".into(), |folder| folder.display().to_string());
     // A branch of a sweep's trial is a run of its own: in the trial's folder it would count as the trial.
-    let (target, runs_dir) = match (&run.group, parent) {
-        (None, Some(parent)) => (run.id.clone(), parent),
+    // The folder's name and not the id, which has the runs folder before it where two runs have the same name.
+    let name = run.path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let (target, runs_dir) = match (&run.group, parent, name) {
+        (None, Some(parent), Some(name)) => (name, parent),
         _ => (run.path.display().to_string(), first),
     };
     let draft = before.clone();

@@ -44,6 +44,8 @@ const NAME_CHARS_MAX: usize = 160;
 /// How long news may wait for a frame where a processor draws: with what looking for them takes, less than
 /// the 300 ms that they may take to the screen.
 const SOFTWARE_PACE: Duration = Duration::from_millis(150);
+/// By how much a window that a processor draws stands back behind runs.
+const SOFTWARE_NICE: i32 = 10;
 /// Key of the kept part in the window's storage.
 const STORAGE_KEY: &str = "dashboard";
 
@@ -431,8 +433,10 @@ pub struct Dashboard {
 impl Dashboard {
     /// Takes up what was kept of the last session.
     pub fn new(creation: &eframe::CreationContext, source: Source) -> Dashboard {
-        // Without a GPU a frame takes a processor tens of milliseconds, which a run under way could use.
-        let pace = if creation.gl.is_some() { SOFTWARE_PACE } else { Duration::ZERO };
+        Dashboard::restored(creation, source, Duration::ZERO)
+    }
+
+    fn restored(creation: &eframe::CreationContext, source: Source, pace: Duration) -> Dashboard {
         let mut dashboard = Dashboard::paced(&creation.egui_ctx, source, pace);
         if let Some(view) = creation.storage.and_then(|storage| eframe::get_value::<View>(storage, STORAGE_KEY)) {
             creation.egui_ctx.set_theme(view.theme);
@@ -497,29 +501,12 @@ impl Dashboard {
         }
         let mut actions = if self.palette.is_open || self.keys_open { Vec::new() } else { commands::pressed(ui.ctx()) };
         let mut requests = Vec::new();
-        launch::each_frame(&mut Panel {
-            snapshot: snapshot.clone(),
-            folders: self.source.folders(),
-            view: &mut self.view,
-            session: &mut self.session,
-            actions: &mut actions,
-            requests: &mut requests,
-            host: self.source.host(),
-        });
+        launch::each_frame(&mut self.panel(&snapshot, &mut actions, &mut requests));
         egui::Panel::top("bar").frame(bar_frame(ui)).show(ui, |ui| self.bar(ui, &mut actions));
         egui::Panel::bottom("status").frame(bar_frame(ui)).show(ui, |ui| self.status(ui, &snapshot));
         let mut tree = std::mem::replace(&mut self.view.tree, Tree::empty(Id::unique("no panels")));
         egui::CentralPanel::no_frame().show(ui, |ui| {
-            let panel = Panel {
-                snapshot: snapshot.clone(),
-                folders: self.source.folders(),
-                view: &mut self.view,
-                session: &mut self.session,
-                actions: &mut actions,
-                requests: &mut requests,
-                host: self.source.host(),
-            };
-            tree.ui(&mut Panes { panel }, ui);
+            tree.ui(&mut Panes { panel: self.panel(&snapshot, &mut actions, &mut requests) }, ui);
         });
         self.view.tree = tree;
         self.view.scale = ui.ctx().zoom_factor();
@@ -567,18 +554,23 @@ impl Dashboard {
         });
     }
 
-    fn act(&mut self, context: &egui::Context, snapshot: &Snapshot, action: Action, requests: &mut Vec<Request>) {
-        self.session.table.pass = context.cumulative_pass_nr();
-        // What is the matter of one panel is carried out there.
-        let mut panel = Panel {
-            snapshot: self.source.snapshot(),
+    fn panel<'a>(&'a mut self, snapshot: &Arc<Snapshot>, actions: &'a mut Vec<Action>, requests: &'a mut Vec<Request>) -> Panel<'a> {
+        Panel {
+            snapshot: snapshot.clone(),
             folders: self.source.folders(),
             view: &mut self.view,
             session: &mut self.session,
-            actions: &mut Vec::new(),
+            actions,
             requests,
             host: self.source.host(),
-        };
+        }
+    }
+
+    fn act(&mut self, context: &egui::Context, snapshot: &Arc<Snapshot>, action: Action, requests: &mut Vec<Request>) {
+        self.session.table.pass = context.cumulative_pass_nr();
+        // What is the matter of one panel is carried out there.
+        let mut more = Vec::new();
+        let mut panel = self.panel(snapshot, &mut more, requests);
         if curves::act(&mut panel, action) || table::act(&mut panel, action) || launch::act(&mut panel, action) {
             return context.request_repaint();
         }
@@ -780,10 +772,18 @@ pub fn open(source: &Source, renderer: &str) -> Result<(), String> {
         return Err(NO_DISPLAY.into());
     }
     let mut last = String::new();
+    let has_gpu = has_gpu();
+    // Without a GPU a frame takes a processor tens of milliseconds, which a run under way could use.
+    let pace = if has_gpu { Duration::ZERO } else { SOFTWARE_PACE };
+    #[cfg(unix)]
+    if !has_gpu {
+        // Of this thread and of those that draw, which it starts. A window that may not is as good a window.
+        let _ = rustix::process::nice(SOFTWARE_NICE);
+    }
     let renderers: &[eframe::Renderer] = match renderer {
         "wgpu" => &[eframe::Renderer::Wgpu],
         "glow" => &[eframe::Renderer::Glow],
-        _ if has_gpu() => &[eframe::Renderer::Wgpu, eframe::Renderer::Glow],
+        _ if has_gpu => &[eframe::Renderer::Wgpu, eframe::Renderer::Glow],
         _ => &[eframe::Renderer::Glow, eframe::Renderer::Wgpu],
     };
     for &renderer in renderers {
@@ -793,7 +793,7 @@ pub fn open(source: &Source, renderer: &str) -> Result<(), String> {
         let tells = opened.clone();
         let create: eframe::AppCreator = Box::new(move |creation| {
             tells.store(true, Ordering::Relaxed);
-            Ok(Box::new(Dashboard::new(creation, source)))
+            Ok(Box::new(Dashboard::restored(creation, source, pace)))
         });
         // winit panics, instead of failing, on displays that lack an extension, such as those of `ssh -X`.
         let hook = std::panic::take_hook();
