@@ -43,7 +43,8 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Stages, Engine
             // Kernels are merged as if every new state took the place of the old one. Where another reader of the old one comes too late for that, a
             // kernel may need more buffers than a device binds: then without that.
             let plan = fused(&graph.name, &simplified, Updates::InPlace);
-            if fits(&plan) { plan } else { fused(&graph.name, &simplified, Updates::Apart) }
+            let apart = || Some(fused(&graph.name, &simplified, Updates::Apart)).filter(fits);
+            if fits(&plan) { plan } else { apart().unwrap_or(plan) }
         }
         false => {
             let mut fused = fuse::fuse(&simplified, false);
@@ -65,12 +66,15 @@ fn fused(name: &str, simplified: &Graph, updates: Updates) -> Plan {
     plan::plan(name, fused, true)
 }
 
-/// No kernel needs more buffers than every device binds; a group is launched in parts.
+/// No kernel that updates are merged into needs more buffers than every device binds; a group is launched in parts.
 fn fits(plan: &Plan) -> bool {
     fn fits(op: &KernelOp) -> bool {
         match op {
             KernelOp::Group { members } => members.iter().all(|member| fits(&member.op)),
-            op => op.reads().into_iter().chain(op.writes()).collect::<BTreeSet<_>>().len() <= BUFFERS_PER_KERNEL,
+            KernelOp::Map { .. } | KernelOp::Rows { .. } => {
+                op.reads().into_iter().chain(op.writes()).collect::<BTreeSet<_>>().len() <= BUFFERS_PER_KERNEL
+            }
+            _ => true,
         }
     }
     plan.kernels.iter().all(|kernel| fits(&kernel.op))

@@ -20,10 +20,10 @@ pub(crate) use pack::pack_scalars;
 pub(crate) use rows::fuse_rows;
 
 use crate::kernel::{
-    BUFFERS_PER_KERNEL, Body, Buffer, BufferId, BufferKind, ConvolutionForm, Instruction, Kernel, KernelOp, MatrixView, Port, Register,
+    BUFFERS_PER_KERNEL, Buffer, BufferId, BufferKind, ConvolutionForm, Instruction, Kernel, KernelOp, MatrixView, Port, Register,
     ScalarPort, StatePort, Store, View,
 };
-use body::{Builder, collapse, collapse_body, collapse_view};
+use body::{Builder, collapse, collapse_body};
 use index_map::{Affine, IndexMap, identity, linear, through_movement, through_reshape};
 use solstice_ir::{DType, DotDims, Graph, Node, NodeId, Op, ReduceKind, Role, ScatterMode, element_count, strides_of};
 use std::collections::{HashMap, HashSet};
@@ -1068,19 +1068,12 @@ fn finished_kernel(kernel: ProtoKernel) -> Kernel {
     let op = match kernel.proto {
         Proto::Map(cluster) => {
             let stores: Vec<Store> = cluster.stores.into_iter().map(|(value, to)| Store { value, to }).collect();
-            collapsed_map(&cluster.builder.shape, &cluster.builder.body, &stores)
+            merge::lowest_rank(&cluster.builder.shape, &cluster.builder.body, &stores).into()
         }
-        Proto::Other(KernelOp::Map { shape, body, stores }) => collapsed_map(&shape, &body, &stores),
+        Proto::Other(KernelOp::Map { shape, body, stores }) => merge::lowest_rank(&shape, &body, &stores).into(),
         Proto::Other(op) => op,
     };
     Kernel { op, label: kernel.label, location: kernel.location }
-}
-
-fn collapsed_map(shape: &[usize], body: &Body, stores: &[Store]) -> KernelOp {
-    let views: Vec<&View> = body.loads.iter().chain(stores.iter().map(|store| &store.to)).collect();
-    let (sizes, groups) = collapse(shape, &views, body, &|_| false);
-    let stores = stores.iter().map(|store| Store { value: store.value, to: collapse_view(&store.to, &groups) }).collect();
-    KernelOp::Map { shape: sizes, body: collapse_body(body, &groups), stores }
 }
 
 /// Stride of axes that walk as one, innermost last; 0 for no axes.

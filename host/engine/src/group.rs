@@ -43,7 +43,7 @@ pub(crate) fn group_kernels(fused: &mut Fused, successors: Vec<Vec<usize>>) -> V
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         members.iter().for_each(|member| *counts.entry(member.label.as_str()).or_default() += 1);
         let common = counts.iter().max_by_key(|(label, count)| (**count, std::cmp::Reverse(label.len()))).map_or("", |(label, _)| label);
-        let label = format!("{} kernels: {common}", members.len());
+        let label = format!("group {} kernels: {common}", members.len());
         let location = members.iter().map(|member| &member.location).find(|location| !location.is_empty()).cloned();
         let location = location.unwrap_or_else(|| Arc::from(""));
         fused.kernels.push(Kernel { op: KernelOp::Group { members }, label, location });

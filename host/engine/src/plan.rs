@@ -1,6 +1,7 @@
 //! From fused kernels to a plan: dead stores go, state updates are written in place where that is safe, kernels are ordered so that memory is freed
 //! early, and scratch buffers share slots. Everything here is deterministic and near linear in the number of kernels.
 
+use crate::cost::cost;
 use crate::dataflow::{Uses, uses};
 use crate::fuse::{Fused, map_registers};
 use crate::group::group_kernels;
@@ -371,14 +372,6 @@ impl Plan {
         buffer.elements * buffer.dtype.size()
     }
 
-    /// Bytes that kernel `index` reads and writes at least once: each buffer counts once.
-    pub fn kernel_bytes(&self, index: usize) -> usize {
-        let op = &self.kernels[index].op;
-        let read: BTreeSet<BufferId> = op.reads().into_iter().collect();
-        let written: BTreeSet<BufferId> = op.writes().into_iter().collect();
-        read.into_iter().chain(written).map(|buffer| self.buffer_bytes(buffer)).sum()
-    }
-
     /// Bytes of all scratch slots.
     pub fn scratch_bytes(&self) -> usize {
         self.slots.iter().sum()
@@ -471,7 +464,7 @@ impl fmt::Display for Plan {
         };
         for (index, kernel) in self.kernels.iter().enumerate() {
             let (read, written) = (names(kernel.op.reads()), names(kernel.op.writes()));
-            let bytes = readable_bytes(self.kernel_bytes(index));
+            let bytes = readable_bytes(cost(self, &self.kernels[index].op).bytes as usize);
             writeln!(f, "{index:>5}  {bytes:>10}  {:<44}  {written} <- {read}  # {}", kernel.op.summary(), kernel.label)?;
         }
         for port in &self.outputs {

@@ -12,6 +12,7 @@ use machine::{Device, Machine};
 use mlp::Mlp;
 use optimizers::{Adam, AdamW};
 use schedules::Constant;
+use solstice_engine::cost::cost;
 use solstice_engine::gpu::{Sources, Target, launches};
 use solstice_engine::random::rng_bits;
 use solstice_engine::{CompileOptions, Plan, Session, compile, device, init};
@@ -108,12 +109,20 @@ fn agrees_with_the_oracle(graph: &Graph) {
         let found = trained(device, graph, 10);
         for (name, wanted) in &wanted {
             let largest = wanted.iter().fold(1e-30, |most: f64, value| most.max(value.abs()));
-            for (i, (wanted, found)) in wanted.iter().zip(&found[name]).enumerate() {
-                // Adam's first steps divide small gradients by their own size: a step of 1e-3 may be off by its whole where a gradient is noise, so
-                // weights agree to a few steps and the means, which are the gradients, to rounding.
-                let allowed = if name.starts_with("model.") { 2e-3 } else { 2e-4 * largest };
-                assert!((wanted - found).abs() <= allowed, "{device:?}: {name}[{i}] is {found}, wanted {wanted}");
+            // Adam's first steps divide small gradients by their own size: a step of 1e-3 may be off by its whole where a gradient is noise, so
+            // a few weights may differ by a step or two. The others agree as the means do, which are the gradients, to rounding.
+            let is_weight = name.starts_with("model.");
+            let allowed = if is_weight { 2e-3 } else { 2e-4 * largest };
+            let errors: Vec<f64> = wanted.iter().zip(&found[name]).map(|(wanted, found)| (wanted - found).abs()).collect();
+            for (i, error) in errors.iter().enumerate() {
+                assert!(*error <= allowed, "{device:?}: {name}[{i}] is {}, wanted {}", found[name][i], wanted[i]);
             }
+            let far = errors.iter().filter(|error| **error > 2e-5).count();
+            assert!(
+                !is_weight || far * 20 <= errors.len(),
+                "{device:?}: {far} of {} elements of {name} are off by more than 2e-5",
+                errors.len()
+            );
         }
     }
 }
@@ -136,15 +145,20 @@ fn a_transformer_trains_as_the_oracle_says() {
 #[test]
 fn a_step_has_few_kernels() {
     let mut found = Vec::new();
-    for (name, graph, kernels_max) in
-        [("mlp", mlp(&[512, 512], 128), 15), ("convnet", convnet([32, 64], 128, 64, 28), 22), ("gpt", gpt(4, 4, 128, 12, 64), 122)]
+    for (name, graph, kernels_wanted) in
+        [("mlp", mlp(&[512, 512], 128), 14), ("convnet", convnet([32, 64], 128, 64, 28), 21), ("gpt", gpt(4, 4, 128, 12, 64), 119)]
     {
         let plan = plan(&graph);
         println!("{plan}");
-        let bytes: usize = (0..plan.kernels.len()).map(|index| plan.kernel_bytes(index)).sum();
-        let mib = |bytes: usize| bytes as f64 / 1048576.0;
-        println!("{name}: {} kernels, {:.1} MiB moved, {:.1} MiB scratch", plan.kernels.len(), mib(bytes), mib(plan.scratch_bytes()));
-        found.push((name, plan.kernels.len(), kernels_max));
+        let bytes: u64 = plan.kernels.iter().map(|kernel| cost(&plan, &kernel.op).bytes).sum();
+        let mib = |bytes: f64| bytes / 1048576.0;
+        println!(
+            "{name}: {} kernels, {:.1} MiB moved, {:.1} MiB scratch",
+            plan.kernels.len(),
+            mib(bytes as f64),
+            mib(plan.scratch_bytes() as f64)
+        );
+        found.push((name, plan.kernels.len(), kernels_wanted));
         for (limit, is_software) in [(8, false), (32, true), (128, false)] {
             let target = Target {
                 is_software,
@@ -158,8 +172,8 @@ fn a_step_has_few_kernels() {
             println!("{name}: {} launches with {limit} buffers a kernel, software: {is_software}", launches.steps.len());
         }
     }
-    for (name, count, kernels_max) in found {
-        assert!(count <= kernels_max, "{name}: {count} kernels, {kernels_max} at most");
+    for (name, count, kernels_wanted) in found {
+        assert_eq!(count, kernels_wanted, "{name}: kernels of a step");
     }
 }
 

@@ -12,6 +12,9 @@ use solstice_ir::{DType, ReduceKind, element_count, strides_of};
 use std::collections::HashMap;
 use std::ops::Range;
 
+// A row must fit into a block of registers.
+const _: () = assert!(crate::kernel::ROW_MAX <= BLOCK);
+
 /// Operations that are worth a task of their own.
 const TASK_OPERATIONS: usize = 1 << 17;
 

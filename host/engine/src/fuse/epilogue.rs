@@ -3,11 +3,11 @@
 //! The result of a `Dot` or a `Convolution` is in a register when it is done; a map that reads it element by element takes it from there. Pays a launch, a
 //! load of the product, and its store where nobody else reads it. Not where the map writes a state: an update in place must wait for other readers.
 
-use super::Fused;
 use super::merge::map_parts;
+use super::{Fused, dense_view};
 use crate::dataflow::{Dag, Uses, compact, uses};
 use crate::kernel::{BUFFERS_PER_KERNEL, BufferId, BufferKind, Epilogue, Instruction, Kernel, KernelOp, Register, Store, View};
-use solstice_ir::{DType, strides_of};
+use solstice_ir::DType;
 use std::collections::{BTreeSet, HashSet};
 
 /// Instructions of an epilogue: it runs once for each element, but its registers stand beside the accumulators.
@@ -67,9 +67,7 @@ fn epilogue_of(fused: &Fused, op: &KernelOp, map: &Kernel, to: BufferId, is_read
     if parts.body.code.len() > INSTRUCTIONS_MAX || parts.shape.iter().product::<usize>() != fused.buffers[to.index()].elements {
         return None;
     }
-    let strides: Vec<isize> =
-        strides_of(&parts.shape).into_iter().zip(&parts.shape).map(|(stride, &size)| if size <= 1 { 0 } else { stride as isize }).collect();
-    let is_dense = |view: &View| view.offset == 0 && view.strides == strides;
+    let is_dense = |view: &View| *view == dense_view(view.buffer, 0, &parts.shape);
     let mut loads = parts.body.loads.iter().enumerate().filter(|(_, view)| view.buffer == to);
     let (product, None) = (loads.next()?, loads.next()) else { return None };
     if !is_dense(product.1) {
@@ -92,13 +90,8 @@ fn epilogue_of(fused: &Fused, op: &KernelOp, map: &Kernel, to: BufferId, is_read
         target
     };
     let epilogue = Epilogue { shape: parts.shape, body, stores, product };
-    let buffers: BTreeSet<BufferId> = op
-        .reads()
-        .into_iter()
-        .chain(epilogue.body.loads.iter().map(|view| view.buffer))
-        .chain(epilogue.stores.iter().map(|store| store.to.buffer))
-        .collect();
-    // An operand that the epilogue reads too is bound twice.
-    let twice = op.reads().iter().filter(|buffer| epilogue.body.loads.iter().any(|view| view.buffer == **buffer)).count();
-    (buffers.len() + twice <= BUFFERS_PER_KERNEL).then_some((epilogue, target))
+    let own = epilogue.body.loads.iter().map(|view| view.buffer).chain(epilogue.stores.iter().map(|store| store.to.buffer));
+    let own: BTreeSet<BufferId> = own.collect();
+    // Operands are bound one by one, whatever else the kernel reads.
+    (op.reads().len() + own.len() <= BUFFERS_PER_KERNEL).then_some((epilogue, target))
 }

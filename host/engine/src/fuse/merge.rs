@@ -38,6 +38,12 @@ impl Updates {
     }
 }
 
+impl From<MapParts> for KernelOp {
+    fn from(MapParts { shape, body, stores }: MapParts) -> KernelOp {
+        KernelOp::Map { shape, body, stores }
+    }
+}
+
 /// Merges until no pair is left.
 pub(crate) fn merge_maps(fused: &mut Fused, updates: Updates) {
     let Uses { mut readers, writers } = uses(fused);
@@ -54,11 +60,7 @@ pub(crate) fn merge_maps(fused: &mut Fused, updates: Updates) {
             let candidates: Vec<usize> =
                 dag.predecessors(consumer).iter().rev().copied().filter(|kernel| !refused.contains(kernel)).collect();
             let merged = candidates.into_iter().find_map(|producer| {
-                // A reader of an old state that waits for the new one keeps it out of the old one's place.
-                let is_late = |state: BufferId| {
-                    let others = readers[state.index()].iter().copied().filter(|&reader| reader != producer && reader != consumer);
-                    others.into_iter().any(|reader| dag.reaches(producer, reader) || dag.reaches(consumer, reader))
-                };
+                let is_late = |state: BufferId| is_late(&dag, &readers, state, producer, consumer);
                 let homes = Homes { updates, state_of: &state_of, is_late: &is_late };
                 let result =
                     merged(fused, &kernels, producer, consumer, &readers, &writers, &homes).filter(|_| !dag.has_detour(producer, consumer));
@@ -80,11 +82,17 @@ pub(crate) fn merge_maps(fused: &mut Fused, updates: Updates) {
             if code_length(&gone.op) > code_length(&kernel.op) {
                 (kernel.label, kernel.location) = (gone.label, gone.location);
             }
-            kernel.op = KernelOp::Map { shape: parts.shape, body: parts.body, stores: parts.stores };
+            kernel.op = parts.into();
             refused.clear();
         }
     }
     compact(fused, kernels);
+}
+
+/// A reader of an old state that waits for one of the two kernels keeps the new state out of the old one's place.
+pub(super) fn is_late(dag: &Dag, readers: &[Vec<usize>], state: BufferId, producer: usize, consumer: usize) -> bool {
+    let others = readers[state.index()].iter().filter(|&&reader| reader != producer && reader != consumer);
+    others.into_iter().any(|&reader| dag.reaches(producer, reader) || dag.reaches(consumer, reader))
 }
 
 fn code_length(op: &KernelOp) -> usize {
@@ -92,10 +100,12 @@ fn code_length(op: &KernelOp) -> usize {
 }
 
 /// What tells the memory of a new state.
-struct Homes<'a> {
-    updates: Updates,
-    state_of: &'a HashMap<BufferId, BufferId>,
-    is_late: &'a dyn Fn(BufferId) -> bool,
+pub(super) struct Homes<'a> {
+    pub updates: Updates,
+    /// The state that a buffer is the new value of.
+    pub state_of: &'a HashMap<BufferId, BufferId>,
+    /// A reader of the old state comes too late for the new one to take its place.
+    pub is_late: &'a dyn Fn(BufferId) -> bool,
 }
 
 fn merged(
@@ -109,6 +119,22 @@ fn merged(
 ) -> Option<MapParts> {
     let first = map_parts(kernels[producer].as_ref()?)?;
     let second = map_parts(kernels[consumer].as_ref()?)?;
+    let shape = common_shape(&first.shape, &second.shape)?;
+    let (first, second) = (reshaped(&first, &shape)?, reshaped(&second, &shape)?);
+    let (body, stores) = as_one(fused, &first, &second, consumer, readers, writers, homes)?;
+    Some(lowest_rank(&shape, &body, &stores))
+}
+
+/// Two kernels over the same shape as one, the second after the first, or `None` when they must stay apart. `consumer` is the second's index.
+pub(super) fn as_one(
+    fused: &Fused,
+    first: &MapParts,
+    second: &MapParts,
+    consumer: usize,
+    readers: &[Vec<usize>],
+    writers: &[Vec<usize>],
+    homes: &Homes,
+) -> Option<(Body, Vec<Store>)> {
     if first.body.code.len() + second.body.code.len() > INSTRUCTIONS_PER_KERNEL {
         return None;
     }
@@ -116,15 +142,13 @@ fn merged(
     if !first.stores.iter().chain(&second.stores).all(alone) {
         return None;
     }
-    let shape = common_shape(&first.shape, &second.shape)?;
-    let (first, second) = (reshaped(&first, &shape)?, reshaped(&second, &shape)?);
     let written_by_first: HashSet<BufferId> = first.stores.iter().map(|store| store.to.buffer).collect();
     let written: HashSet<&View> = first.stores.iter().map(|store| &store.to).collect();
     // Another element of what the first writes is not there yet.
     if second.body.loads.iter().any(|view| written_by_first.contains(&view.buffer) && !written.contains(view)) {
         return None;
     }
-    let (body, registers, more) = joined(&shape, &first, &second);
+    let (body, registers, more) = joined(&first.shape, first, second);
     // A value that only the second read is not stored.
     let is_needed = |store: &Store| {
         let buffer = store.to.buffer;
@@ -145,10 +169,7 @@ fn merged(
     };
     let buffers: BTreeSet<BufferId> =
         body.loads.iter().map(|view| view.buffer).chain(stores.iter().map(|store| home(store.to.buffer))).collect();
-    if buffers.len() > BUFFERS_PER_KERNEL {
-        return None;
-    }
-    Some(lowest_rank(&shape, &body, &stores))
+    (buffers.len() <= BUFFERS_PER_KERNEL).then_some((body, stores))
 }
 
 /// The map in as few axes as its views allow.

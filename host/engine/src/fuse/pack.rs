@@ -36,8 +36,8 @@ pub(crate) fn pack_scalars(fused: &mut Fused) {
     candidates.truncate(PACKED_MAX);
     let mut chosen: Vec<(usize, BufferId)> = Vec::new();
     for (_, index, buffer) in candidates {
-        // Sorted by height, so only the later ones can reach the earlier.
-        if chosen.iter().all(|&(other, _)| !dag.reaches(index, other)) {
+        // Sorted by height, so only the later ones can reach the earlier, and none that is as high.
+        if chosen.iter().all(|&(other, _)| heights[other] == heights[index] || !dag.reaches(index, other)) {
             chosen.push((index, buffer));
         }
     }

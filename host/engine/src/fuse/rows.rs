@@ -5,12 +5,12 @@
 //! written once in fact. Pays a launch for each kernel but one, and all that passed between them.
 
 use super::body::{collapse, collapse_body, collapse_view};
-use super::merge::{MapParts, common_shape, joined, map_parts, reshaped};
-use super::{Fused, INSTRUCTIONS_PER_KERNEL, Updates};
+use super::merge::{Homes, MapParts, as_one, common_shape, is_late, map_parts, reshaped};
+use super::{Fused, Updates};
 use crate::dataflow::{Dag, Uses, compact, uses};
-use crate::kernel::{BUFFERS_PER_KERNEL, BufferId, BufferKind, Instruction, Kernel, KernelOp, ROW_MAX, Register, Store, View};
+use crate::kernel::{BufferId, Instruction, Kernel, KernelOp, ROW_MAX, Register, Store, View};
 use solstice_ir::element_count;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 /// A kernel over rows, by itself: the last axes of `parts.shape`, `length` elements together, are the row.
 #[derive(Clone)]
@@ -33,7 +33,9 @@ pub(crate) fn fuse_rows(fused: &mut Fused, updates: Updates) {
                 let candidates: Vec<usize> =
                     dag.predecessors(consumer).iter().rev().copied().filter(|kernel| !refused.contains(kernel)).collect();
                 let found = candidates.into_iter().find_map(|producer| {
-                    let op = merged(fused, &kernels, producer, consumer, &readers, &writers, &state_of, updates)
+                    let is_late = |state: BufferId| is_late(&dag, &readers, state, producer, consumer);
+                    let homes = Homes { updates, state_of: &state_of, is_late: &is_late };
+                    let op = merged(fused, &kernels, producer, consumer, &readers, &writers, &homes)
                         .filter(|_| !dag.has_detour(producer, consumer));
                     if op.is_none() {
                         refused.insert(producer);
@@ -102,20 +104,11 @@ fn row_parts(fused: &Fused, kernel: &Kernel) -> Option<RowParts> {
 
 /// The parts of `kernel` over the rows of `like`: it has their elements, or one for each row.
 fn along(kernel: &MapParts, like: &RowParts) -> Option<(MapParts, MapParts)> {
-    let row_axis = |shape: &[usize]| {
-        let mut product = 1;
-        let mut axis = shape.len();
-        while product < like.length {
-            axis -= 1;
-            product *= shape[axis];
-        }
-        axis
-    };
     let whole = &like.parts;
     if let Some(shape) = common_shape(&kernel.shape, &whole.shape) {
         return Some((reshaped(kernel, &shape)?, reshaped(whole, &shape)?));
     }
-    let split = row_axis(&whole.shape);
+    let split = row_start(&whole.shape, like.length);
     let outer = common_shape(&kernel.shape, &whole.shape[..split])?;
     if kernel.body.code.contains(&Instruction::LinearIndex) {
         return None;
@@ -129,6 +122,17 @@ fn along(kernel: &MapParts, like: &RowParts) -> Option<(MapParts, MapParts)> {
     Some((lifted, reshaped(whole, &shape)?))
 }
 
+/// The first of the axes that make a row of `length` elements.
+fn row_start(shape: &[usize], length: usize) -> usize {
+    let mut product = 1;
+    let mut axis = shape.len();
+    while product < length {
+        axis -= 1;
+        product *= shape[axis];
+    }
+    axis
+}
+
 fn merged(
     fused: &Fused,
     kernels: &[Option<Kernel>],
@@ -136,14 +140,9 @@ fn merged(
     consumer: usize,
     readers: &[Vec<usize>],
     writers: &[Vec<usize>],
-    state_of: &HashMap<BufferId, BufferId>,
-    updates: Updates,
+    homes: &Homes,
 ) -> Option<KernelOp> {
     let (first, second) = (kernels[producer].as_ref()?, kernels[consumer].as_ref()?);
-    let alone = |buffer: &BufferId| writers[buffer.index()].len() == 1;
-    if !first.op.writes().iter().chain(&second.op.writes()).all(alone) {
-        return None;
-    }
     let (first, second, length) = match (row_parts(fused, first), row_parts(fused, second)) {
         (Some(first), Some(second)) => {
             if first.length != second.length {
@@ -162,42 +161,10 @@ fn merged(
         }
         (None, None) => return None,
     };
-    if first.body.code.len() + second.body.code.len() > INSTRUCTIONS_PER_KERNEL {
-        return None;
-    }
-    let written_by_first: HashSet<BufferId> = first.stores.iter().map(|store| store.to.buffer).collect();
-    let written: HashSet<&View> = first.stores.iter().map(|store| &store.to).collect();
-    if second.body.loads.iter().any(|view| written_by_first.contains(&view.buffer) && !written.contains(view)) {
-        return None;
-    }
-    let shape = first.shape.clone();
-    let (body, registers, more) = joined(&shape, &first, &second);
-    let is_needed = |store: &Store| {
-        let buffer = store.to.buffer;
-        !matches!(fused.buffers[buffer.index()].kind, BufferKind::Scratch { .. })
-            || state_of.contains_key(&buffer)
-            || readers[buffer.index()].iter().any(|&reader| reader != consumer)
-    };
-    let mut stores: Vec<Store> = first
-        .stores
-        .iter()
-        .filter(|store| is_needed(store))
-        .map(|store| Store { value: registers[usize::from(store.value.0)], to: store.to.clone() })
-        .collect();
-    stores.extend(second.stores.iter().map(|store| Store { value: more[usize::from(store.value.0)], to: store.to.clone() }));
-    let home = |buffer: BufferId| updates.home(buffer, state_of);
-    let buffers: BTreeSet<BufferId> =
-        body.loads.iter().map(|view| view.buffer).chain(stores.iter().map(|store| home(store.to.buffer))).collect();
-    if buffers.len() > BUFFERS_PER_KERNEL {
-        return None;
-    }
+    let (body, stores) = as_one(fused, &first, &second, consumer, readers, writers, homes)?;
+    let shape = first.shape;
     // Axes of the row and the others stay apart.
-    let mut split = shape.len();
-    let mut product = 1;
-    while product < length {
-        split -= 1;
-        product *= shape[split];
-    }
+    let split = row_start(&shape, length);
     let views: Vec<&View> = body.loads.iter().chain(stores.iter().map(|store| &store.to)).collect();
     let (sizes, groups) = collapse(&shape, &views, &body, &|axis| axis >= split);
     let row_axes = groups.iter().filter(|group| group[0] >= split).count();

@@ -78,7 +78,6 @@ struct Joined {
     text: String,
     /// End of each member in workgroups.
     ends: Vec<usize>,
-    first: Option<String>,
 }
 
 impl Joined {
@@ -88,7 +87,6 @@ impl Joined {
             return None;
         }
         let mut joined = self.clone();
-        joined.first.get_or_insert_with(|| wgsl.to_owned());
         let member = self.ends.len();
         let declarations = declarations(wgsl);
         // An alias is written out.

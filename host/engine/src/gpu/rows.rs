@@ -98,6 +98,11 @@ pub fn emit(context: &mut Context, label: &str, shape: &[usize], row_axes: usize
         emitter.line("}\n}");
     }
     if per_row.contains(&true) {
+        // Other lanes may have read what the first one is about to replace.
+        let replaces = |store: &Store| body.loads.iter().any(|load| load.buffer == store.to.buffer);
+        if lanes > 1 && stores.iter().zip(&per_row).any(|(store, per_row)| *per_row && replaces(store)) {
+            emitter.line("storageBarrier();");
+        }
         emitter.line("if (row < ROWS && lane % LANES == 0u) {");
         for (index, store) in stores.iter().enumerate().filter(|(index, _)| per_row[*index]) {
             emitter.store_once(index, store.value);
