@@ -1,9 +1,10 @@
 //! The passes in order: verify, gradients, inlining, simplification, fusion, plan.
 
+use crate::attention::Attention;
 use crate::fuse::Updates;
 use crate::kernel::{BUFFERS_PER_KERNEL, KernelOp, Plan};
 use crate::{EngineError, fuse, grad, lower, plan, simplify};
-use solstice_ir::Graph;
+use solstice_ir::{Graph, Node};
 use std::collections::BTreeSet;
 
 /// How a graph is compiled.
@@ -24,7 +25,7 @@ impl Default for CompileOptions {
 pub struct Stages {
     /// With gradients as nodes, composites still whole where no gradient went through.
     pub grad: Graph,
-    /// Primitives only, folded and without duplicates.
+    /// Primitives and what a kernel takes whole, folded and without duplicates.
     pub simplified: Graph,
     /// What a device runs.
     pub plan: Plan,
@@ -37,7 +38,9 @@ pub struct Stages {
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Stages, EngineError> {
     graph.verify()?;
     let grad = grad::expand_gradients(graph).map_err(|error| EngineError::Gradient(error.to_string()))?;
-    let simplified = simplify::simplify(&lower::inline_composites(&grad, &|_| false));
+    // Unfused, every composite goes through its body.
+    let is_body = |graph: &Graph, _, node: &Node| !options.fuse || Attention::of(graph, node).is_none();
+    let simplified = simplify::simplify(&lower::inline_where(&grad, &is_body));
     let plan = match options.fuse {
         true => {
             // Kernels are merged as if every new state took the place of the old one. Where another reader of the old one comes too late for that, a

@@ -4,7 +4,7 @@
 //! `solstice summary`: a multiply-add counts as two, an elementwise function of floats as one; moving data counts nothing.
 
 use crate::Plan;
-use crate::kernel::{Body, BufferId, Epilogue, Instruction, KernelOp};
+use crate::kernel::{AttentionPass, Body, BufferId, Epilogue, Instruction, KernelOp};
 use solstice_ir::DType;
 
 /// The work of one call of a kernel.
@@ -53,6 +53,12 @@ fn flops(op: &KernelOp) -> u64 {
         KernelOp::ReduceArg { outer, n, inner, .. } => (outer * n * inner) as u64,
         KernelOp::Dot { batch, rows, columns, inner, epilogue, .. } => {
             2 * count(batch) * (rows * columns * inner) as u64 + epilogue_flops(epilogue.as_deref())
+        }
+        KernelOp::Attention { batch, queries, keys, dim, width, causal, pass, .. } => {
+            let pairs: usize = if *causal { (1..=*queries).map(|seen| seen.min(*keys)).sum() } else { queries * keys };
+            // Scores and mixing; in the gradient the scores again, two products with what flows to the result, one each for q and k.
+            let products = if matches!(pass, AttentionPass::Forward { .. }) { dim + width } else { 3 * dim + 2 * width };
+            2 * count(batch) * (pairs * products) as u64
         }
         // Each output element meets the weights of its channel; the two gradients do the same products.
         KernelOp::Convolution { weight_shape, out_shape, epilogue, .. } => {

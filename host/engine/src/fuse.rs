@@ -19,9 +19,10 @@ pub(crate) use merge::{Updates, merge_maps};
 pub(crate) use pack::pack_scalars;
 pub(crate) use rows::fuse_rows;
 
+use crate::attention::Attention;
 use crate::kernel::{
-    BUFFERS_PER_KERNEL, Buffer, BufferId, BufferKind, ConvolutionForm, Instruction, Kernel, KernelOp, MatrixView, Port, Register,
-    ScalarPort, StatePort, Store, View,
+    AttentionPass, BUFFERS_PER_KERNEL, Buffer, BufferId, BufferKind, ConvolutionForm, Instruction, Kernel, KernelOp, MatrixView, Port,
+    Register, ScalarPort, StatePort, Store, View,
 };
 use body::{Builder, collapse, collapse_body};
 use index_map::{Affine, IndexMap, identity, linear, through_movement, through_reshape};
@@ -137,6 +138,8 @@ struct Fuser<'a> {
     /// State buffer that a node's value is going to replace.
     update_of: HashMap<NodeId, BufferId>,
     scalars: Option<BufferId>,
+    /// Result and log sums of each attention that is differentiated, by its q, k and v.
+    attended: HashMap<[NodeId; 3], (MatrixView, BufferId)>,
 }
 
 fn is_elementwise(op: &Op) -> bool {
@@ -223,6 +226,7 @@ impl<'a> Fuser<'a> {
             copies: HashMap::new(),
             update_of: HashMap::new(),
             scalars: None,
+            attended: HashMap::new(),
         };
         fuser.collect_demand();
         fuser.declare_leaves();
@@ -327,6 +331,8 @@ impl<'a> Fuser<'a> {
                 }
             }
             op if is_movement(op) => {}
+            // Named when the node with several results was visited.
+            Op::Result { .. } => {}
             Op::Convert { .. } if self.takes_widened_gather(id) => {}
             op if is_elementwise(op) => {
                 self.summarise(id);
@@ -760,6 +766,9 @@ impl<'a> Fuser<'a> {
     fn emit_kernel(&mut self, id: NodeId) {
         let graph = self.graph;
         let node = graph.node(id);
+        if let Some(attention) = Attention::of(graph, node) {
+            return self.attention(id, attention);
+        }
         let inputs = &node.inputs;
         let shape_of = |position: usize| graph.ty(inputs[position]).shape.clone();
         let to_dtype = match (node.ty.dtype, self.widened_type(id)) {
@@ -914,6 +923,82 @@ impl<'a> Fuser<'a> {
         }
     }
 
+    fn attention(&mut self, id: NodeId, attention: Attention) {
+        let inputs = &self.graph.node(id).inputs;
+        let Attention { is_gradient, batch, queries, keys, dim, width, causal, scale } = attention;
+        let rank = batch.len() + 2;
+        let leading: Vec<usize> = (0..rank - 2).collect();
+        let operand = |fuser: &mut Self, position: usize| fuser.matrix(inputs[position], &leading, &[rank - 2], &[rank - 1]);
+        let qkv = [operand(self, 0), operand(self, 1), operand(self, 2)];
+        let kernel =
+            |qkv: [MatrixView; 3], pass| KernelOp::Attention { batch: batch.clone(), queries, keys, dim, width, scale, causal, qkv, pass };
+        let key = [inputs[0], inputs[1], inputs[2]];
+        let log_sum_count = element_count(&batch) * queries;
+        if !is_gradient {
+            let to = self.result(id, 0);
+            let is_differentiated = |reader: &NodeId| {
+                let reader = self.graph.node(*reader);
+                Attention::of(self.graph, reader).is_some_and(|other| other.is_gradient) && reader.inputs[..3] == key
+            };
+            let has_gradient = self.readers[key[0].index()].iter().any(is_differentiated);
+            let log_sums = has_gradient.then(|| self.new_scratch(DType::F32, log_sum_count));
+            if let Some(log_sums) = log_sums {
+                self.attended.insert(key, (to.clone(), log_sums));
+            }
+            return self.push_kernel(id, kernel(qkv, AttentionPass::Forward { to, log_sums }));
+        }
+        let grad = operand(self, 3);
+        let (result, log_sums) = self.attended.get(&key).cloned().unwrap_or_else(|| {
+            // Nobody wanted the result itself: it is made for the gradient alone.
+            let shape = [&batch[..], &[queries, width]].concat();
+            let buffer = self.new_scratch(DType::F32, element_count(&shape));
+            let view = dense_view(buffer, 0, &shape);
+            let [batch_strides @ .., row_stride, column_stride] = &view.strides[..] else { unreachable!("a matrix has two axes") };
+            let to = MatrixView {
+                buffer,
+                offset: 0,
+                batch_strides: batch_strides.to_vec(),
+                row_stride: *row_stride,
+                column_stride: *column_stride,
+            };
+            let log_sums = self.new_scratch(DType::F32, log_sum_count);
+            self.push_kernel(id, kernel(qkv.clone(), AttentionPass::Forward { to: to.clone(), log_sums: Some(log_sums) }));
+            (to, log_sums)
+        });
+        let to = [0, 1, 2].map(|index| self.result(id, index));
+        self.push_kernel(id, kernel(qkv, AttentionPass::Gradient { result, log_sums, grad, to }));
+    }
+
+    /// Memory for result `index` of the node `id`, as a matrix of its last two axes. Where all that reads the result is one transposition, the memory is in the
+    /// order of that.
+    fn result(&mut self, id: NodeId, index: usize) -> MatrixView {
+        let graph = self.graph;
+        let is_result = |reader: &NodeId| matches!(graph.node(*reader).op, Op::Result { .. });
+        let named = |reader: &&NodeId| matches!(graph.node(**reader).op, Op::Result { index: named } if named == index);
+        let roots = graph.outputs.iter().map(|output| output.node).chain(graph.updates.iter().map(|update| update.node));
+        let roots: HashSet<NodeId> = roots.collect();
+        // Result 0 is the node itself.
+        let value = if index == 0 { Some(id) } else { self.readers[id.index()].iter().find(named).copied() };
+        let ty = &graph.result_types(id)[index];
+        let buffer = self.new_scratch(ty.dtype, ty.element_count());
+        let home = Home { buffer, offset: 0 };
+        let mut strides: Vec<isize> = strides_of(&ty.shape).into_iter().map(|stride| stride as isize).collect();
+        if let Some(value) = value {
+            let readers: Vec<NodeId> = self.readers[value.index()].iter().filter(|reader| !is_result(reader)).copied().collect();
+            match readers[..] {
+                [reader] if !roots.contains(&value) && matches!(graph.node(reader).op, Op::Transpose { .. }) => {
+                    let Op::Transpose { perm } = &graph.node(reader).op else { unreachable!("matched above") };
+                    let transposed = strides_of(&graph.ty(reader).shape);
+                    perm.iter().zip(transposed).for_each(|(&axis, stride)| strides[axis] = stride as isize);
+                    self.homes[reader.index()] = Some(home);
+                }
+                _ => self.homes[value.index()] = Some(home),
+            }
+        }
+        let [batch_strides @ .., row_stride, column_stride] = &strides[..] else { unreachable!("a matrix has two axes") };
+        MatrixView { buffer, offset: 0, batch_strides: batch_strides.to_vec(), row_stride: *row_stride, column_stride: *column_stride }
+    }
+
     fn scatter(&mut self, id: NodeId, axis: usize, batch_dims: usize, mode: ScatterMode, to: BufferId) -> KernelOp {
         let graph = self.graph;
         let [x, indices, updates] = graph.node(id).inputs[..] else { unreachable!("a scatter has three operands") };
@@ -954,7 +1039,9 @@ impl<'a> Fuser<'a> {
                     Some(place) => {
                         let of_axis = |from: usize| place.iter().zip(&strides).map(|(index, stride)| index.strides[from] * stride).sum();
                         let view = View { buffer: to, offset, strides: (0..finer.len()).map(of_axis).collect() };
-                        self.store_part(id, source, finer, identity(finer), view);
+                        if !self.redirect(source, &view) {
+                            self.store_part(id, source, finer, identity(finer), view);
+                        }
                     }
                     None => {
                         let view = View { buffer: to, offset, strides: strides.clone() };
@@ -964,6 +1051,30 @@ impl<'a> Fuser<'a> {
             }
             start += shape[axis];
         }
+    }
+
+    /// Lets the attention kernel that makes `id`, which nobody else reads, write it to where `view` has it; false where another kernel makes it.
+    fn redirect(&mut self, id: NodeId, view: &View) -> bool {
+        let (Some(home), 1) = (self.homes[id.index()], self.demand[id.index()].readers) else { return false };
+        let Some(writer) = self.writers[home.buffer.index()] else { return false };
+        let kernel = &mut self.kernels[writer];
+        let Proto::Other(KernelOp::Attention { pass: AttentionPass::Gradient { to, .. }, .. }) = &mut kernel.proto else { return false };
+        let Some(result) = to.iter_mut().find(|result| result.buffer == home.buffer) else { return false };
+        // The buffer holds `id` densely: equal strides are the same axis.
+        let shape = &self.graph.ty(id).shape;
+        let dense = strides_of(shape);
+        let moved = |stride: isize| {
+            let axis = (0..shape.len()).find(|&axis| shape[axis] > 1 && dense[axis] as isize == stride);
+            axis.map_or(0, |axis| view.strides[axis])
+        };
+        let batch_strides = result.batch_strides.iter().map(|&stride| moved(stride)).collect();
+        let (row_stride, column_stride) = (moved(result.row_stride), moved(result.column_stride));
+        *result = MatrixView { buffer: view.buffer, offset: view.offset, batch_strides, row_stride, column_stride };
+        let level = kernel.level;
+        self.levels[view.buffer.index()] = self.levels[view.buffer.index()].max(level);
+        self.writers[view.buffer.index()] = Some(writer);
+        self.fused.buffers[home.buffer.index()].elements = 0;
+        true
     }
 
     /// A fill with the value, then a strided store of what is not cropped away.

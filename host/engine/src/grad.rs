@@ -3,6 +3,7 @@
 //! [`expand_gradients`] is the pass, `differentiate` one reverse sweep, `vjp` the table of rules. A rule names the forward op's output, so nothing is
 //! recomputed; it is made of primitives, so gradients have gradients. It does not simplify: `simplify.rs` runs after it and removes what nobody reads.
 
+use crate::attention;
 use crate::lower::{first_result, inline_where, values_differentiated_by};
 use solstice_ir::{
     BinaryOp, Compare, DType, DotDims, Graph, Literal, Node, NodeId, Op, ReduceKind, ScatterMode, TensorType, UnaryOp, Window,
@@ -93,9 +94,21 @@ pub fn contains_gradient(graph: &Graph) -> bool {
     })
 }
 
+/// A loss depends on a gradient.
+fn has_nested_gradients(graph: &Graph) -> bool {
+    let mut depends = vec![false; graph.nodes.len()];
+    graph.nodes.iter().enumerate().any(|(index, node)| {
+        let is_gradient = matches!(node.op, Op::Grad);
+        depends[index] = is_gradient || node.inputs.iter().any(|input| depends[input.index()]);
+        is_gradient && depends[node.inputs[0].index()]
+    })
+}
+
 /// Inlines the composites that a gradient has to go through, and those within them, until there are none left.
 fn inline_gradient_paths(graph: &Graph) -> Graph {
     let mut graph = graph.clone();
+    // The gradient of attention is a composite without a rule of its own, so a gradient of it must not meet it.
+    let is_nested = has_nested_gradients(&graph);
     loop {
         let mut crossed: HashSet<NodeId> = HashSet::new();
         for gradient in graph.nodes.iter().filter(|node| matches!(node.op, Op::Grad)) {
@@ -103,13 +116,14 @@ fn inline_gradient_paths(graph: &Graph) -> Graph {
             let composites = graph.ids().take(paths.crossed.len()).filter(|id| paths.crossed[id.index()]);
             crossed.extend(composites.filter(|id| {
                 let node = graph.node(*id);
-                matches!(node.op, Op::Composite { .. }) && composite_vjp(&graph, node).is_none()
+                let has_no_rule = || composite_vjp(&graph, node).is_none() || (is_nested && attention::gradient_of(&graph, node).is_some());
+                matches!(node.op, Op::Composite { .. }) && has_no_rule()
             }));
         }
         if crossed.is_empty() {
             return graph;
         }
-        graph = inline_where(&graph, &|id, _| id.is_some_and(|id| crossed.contains(&id)));
+        graph = inline_where(&graph, &|_, id, _| id.is_some_and(|id| crossed.contains(&id)));
     }
 }
 
@@ -408,7 +422,7 @@ fn vjp(flow: &mut Flow, node: &Node, y: NodeId, g: NodeId) -> Result<(), GradErr
         }
         Op::Composite { .. } => {
             let rule = composite_vjp(flow.emitter.graph, node).expect("composites without a rule were inlined");
-            flow.to(0, |e| rule(e, y, g));
+            rule(flow, y, g);
         }
         // No float goes in and out here: `Paths` never crosses these.
         Op::Parameter(_) | Op::Constant { .. } | Op::Iota { .. } | Op::RngBits { .. } | Op::Compare { .. } | Op::ReduceArg { .. } => {}
@@ -700,13 +714,22 @@ fn dot_vjp(e: &mut Emitter, g: NodeId, other: NodeId, own_side: &DotSide, other_
     e.op(Op::Transpose { perm }, &[product])
 }
 
-/// A rule for a composite of one input and one result: output and cotangent to what flows to the input.
-type CompositeVjp = Box<dyn Fn(&mut Emitter, NodeId, NodeId) -> NodeId>;
+/// A rule for a composite of one result: output and cotangent to what flows to the inputs.
+type CompositeVjp = Box<dyn Fn(&mut Flow, NodeId, NodeId)>;
 
 /// The rule for a composite as a whole, where there is one that beats differentiating its body. Inputs, outputs and attributes must be exactly what the
 /// name promises; anything else goes through the body.
 fn composite_vjp(graph: &Graph, node: &Node) -> Option<CompositeVjp> {
     let Op::Composite { name, attrs, body } = &node.op else { return None };
+    if let Some(gradient) = attention::gradient_of(graph, node) {
+        // An error is told by the walk through the body.
+        let (gradient, inputs) = (gradient.ok()?, node.inputs.clone());
+        return Some(Box::new(move |flow, _, g| {
+            let first = flow.emitter.op(gradient.clone(), &[&inputs[..], &[g]].concat());
+            flow.to(0, |_| first);
+            (1..inputs.len()).for_each(|index| flow.to(index, |e| e.op(Op::Result { index }, &[first])));
+        }));
+    }
     let along_axis: fn(&mut Emitter, usize, NodeId, NodeId) -> NodeId = match name.as_str() {
         // d x = y (g - sum(g y))
         "softmax" => |e, axis, y, g| {
@@ -731,7 +754,7 @@ fn composite_vjp(graph: &Graph, node: &Node) -> Option<CompositeVjp> {
     let axis = attrs.get("axis")?.as_i64()?;
     let axis = if axis < 0 { axis + rank } else { axis };
     let fits = attrs.len() == 1 && body.outputs.len() == 1 && *graph.ty(input) == node.ty && (0..rank).contains(&axis);
-    fits.then(|| -> CompositeVjp { Box::new(move |e, y, g| along_axis(e, axis as usize, y, g)) })
+    fits.then(|| -> CompositeVjp { Box::new(move |flow, y, g| flow.to(0, |e| along_axis(e, axis as usize, y, g))) })
 }
 
 /// Appends nodes under one scope and location.

@@ -167,6 +167,29 @@ pub enum ConvolutionForm {
     WeightGrad,
 }
 
+/// What an attention kernel writes. The views are over distinct addresses; those of the gradient may share a buffer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AttentionPass {
+    /// The result.
+    Forward {
+        /// `[query, width]` a batch entry.
+        to: MatrixView,
+        /// Logarithm of the sum of the exponentials of a query's scores, dense `[batch.., query]`, where a gradient wants it.
+        log_sums: Option<BufferId>,
+    },
+    /// What flows to q, k and v.
+    Gradient {
+        /// The result that the forward kernel wrote.
+        result: MatrixView,
+        /// And its logarithms.
+        log_sums: BufferId,
+        /// What flows to the result, `[query, width]` a batch entry.
+        grad: MatrixView,
+        /// As q, k and v.
+        to: [MatrixView; 3],
+    },
+}
+
 /// A matrix operand: element (batch, row, column) at `offset + batch·batch_strides + row * row_stride + column * column_stride`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatrixView {
@@ -263,6 +286,27 @@ pub enum KernelOp {
         to: BufferId,
         /// What becomes of the result.
         epilogue: Option<Box<Epilogue>>,
+    },
+    /// For each batch entry `softmax(scale * q k^T) v`, or what flows to q, k and v; the scores are never written.
+    Attention {
+        /// Sizes of the batch axes.
+        batch: Vec<usize>,
+        /// Rows of q.
+        queries: usize,
+        /// Rows of k and v.
+        keys: usize,
+        /// Columns of q and k.
+        dim: usize,
+        /// Columns of v.
+        width: usize,
+        /// Factor of the scores.
+        scale: f64,
+        /// Query `i` sees keys `0..=i` only.
+        causal: bool,
+        /// `[query, dim]`, `[key, dim]` and `[key, width]` a batch entry.
+        qkv: [MatrixView; 3],
+        /// Forward or gradient.
+        pass: AttentionPass,
     },
     /// A convolution in one of its forms; `x`, `weight`, `out` name the shapes of the forward op.
     Convolution {
@@ -480,6 +524,13 @@ impl KernelOp {
             }
             KernelOp::Group { members } => members.iter().flat_map(|member| member.op.reads()).collect(),
             KernelOp::Dot { lhs, rhs, epilogue, .. } => [lhs.buffer, rhs.buffer].into_iter().chain(epilogue_reads(epilogue)).collect(),
+            KernelOp::Attention { qkv, pass, .. } => {
+                let qkv = qkv.iter().map(|view| view.buffer);
+                match pass {
+                    AttentionPass::Forward { .. } => qkv.collect(),
+                    AttentionPass::Gradient { result, log_sums, grad, .. } => qkv.chain([result.buffer, *log_sums, grad.buffer]).collect(),
+                }
+            }
             KernelOp::Convolution { from, epilogue, .. } => from.iter().copied().chain(epilogue_reads(epilogue)).collect(),
             KernelOp::SelectAndScatter { x, grad, .. } => vec![*x, *grad],
             KernelOp::Gather { from, indices, .. } => vec![*from, *indices],
@@ -500,6 +551,8 @@ impl KernelOp {
             KernelOp::Dot { epilogue: Some(epilogue), .. } | KernelOp::Convolution { epilogue: Some(epilogue), .. } => {
                 epilogue.stores.iter().map(|store| store.to.buffer).collect()
             }
+            KernelOp::Attention { pass: AttentionPass::Forward { to, log_sums }, .. } => [to.buffer].into_iter().chain(*log_sums).collect(),
+            KernelOp::Attention { pass: AttentionPass::Gradient { to, .. }, .. } => to.iter().map(|view| view.buffer).collect(),
             KernelOp::Reduce { to, .. }
             | KernelOp::ReduceArg { to, .. }
             | KernelOp::Dot { to, .. }

@@ -11,11 +11,14 @@ use std::collections::{HashMap, HashSet};
 /// A body's node without a scope or a location takes the composite's. Kept composites are copied as they are.
 /// Cost: linear in the nodes of the result.
 pub fn inline_composites(graph: &Graph, keep: &dyn Fn(&str) -> bool) -> Graph {
-    inline_where(graph, &|_, name| !keep(name))
+    inline_where(graph, &|_, _, node| !keep(&node.op.name()))
 }
 
-/// As [`inline_composites`], with a choice by node: `inline` gets the composite's id, or `None` for one that came out of an inlined body, and its name.
-pub(crate) fn inline_where(graph: &Graph, inline: &dyn Fn(Option<NodeId>, &str) -> bool) -> Graph {
+/// Chooses by the graph that a composite stands in, its id there, or `None` when that graph is an inlined body, and the composite.
+type Choice<'a> = &'a dyn Fn(&Graph, Option<NodeId>, &Node) -> bool;
+
+/// As [`inline_composites`], with a choice by node.
+pub(crate) fn inline_where(graph: &Graph, inline: Choice) -> Graph {
     let mut result = Graph::new(graph.name.clone());
     let values = emit(&mut result, graph, None, inline);
     result.outputs = graph.outputs.clone();
@@ -26,7 +29,7 @@ pub(crate) fn inline_where(graph: &Graph, inline: &dyn Fn(Option<NodeId>, &str) 
 }
 
 /// Appends `graph` to `result` and returns where each node's value went. `call` is the composite node and its arguments when `graph` is a body.
-fn emit(result: &mut Graph, graph: &Graph, call: Option<(&Node, &[NodeId])>, inline: &dyn Fn(Option<NodeId>, &str) -> bool) -> Vec<NodeId> {
+fn emit(result: &mut Graph, graph: &Graph, call: Option<(&Node, &[NodeId])>, inline: Choice) -> Vec<NodeId> {
     let differentiated = values_differentiated_by(graph);
     let mut values: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
     let mut results_of: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
@@ -45,7 +48,7 @@ fn emit(result: &mut Graph, graph: &Graph, call: Option<(&Node, &[NodeId])>, inl
             Op::Parameter(_) => {
                 arguments.as_mut().map(|rest| rest.next().expect("a verified composite has an argument for each parameter"))
             }
-            Op::Composite { name, body, .. } if inline(call.is_none().then_some(id), name) => {
+            Op::Composite { body, .. } if inline(graph, call.is_none().then_some(id), node) => {
                 let call_site = Node { scope: scope.clone(), location: location.clone(), ..node.clone() };
                 let inner = emit(result, body, Some((&call_site, &inputs)), inline);
                 let outputs: Vec<NodeId> = body.outputs.iter().map(|output| inner[output.node.index()]).collect();

@@ -5,7 +5,7 @@ use crate::cost::cost;
 use crate::dataflow::{Uses, uses};
 use crate::fuse::{Fused, map_registers};
 use crate::group::group_kernels;
-use crate::kernel::{Body, BufferId, BufferKind, Instruction, Kernel, KernelOp, Plan, Register, Store, View};
+use crate::kernel::{AttentionPass, Body, BufferId, BufferKind, Instruction, Kernel, KernelOp, Plan, Register, Store, View};
 use solstice_ir::element_count;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -210,6 +210,19 @@ fn map_buffers(op: &mut KernelOp, to: &dyn Fn(BufferId) -> BufferId) {
             each(&mut [&mut lhs.buffer, &mut rhs.buffer, to]);
             epilogue.iter_mut().for_each(|epilogue| views(&mut epilogue.body, &mut epilogue.stores));
         }
+        KernelOp::Attention { qkv: [q, k, v], pass, .. } => {
+            each(&mut [&mut q.buffer, &mut k.buffer, &mut v.buffer]);
+            match pass {
+                AttentionPass::Forward { to, log_sums } => {
+                    each(&mut [&mut to.buffer]);
+                    log_sums.iter_mut().for_each(|log_sums| each(&mut [log_sums]));
+                }
+                AttentionPass::Gradient { result, log_sums, grad, to } => {
+                    each(&mut [&mut result.buffer, log_sums, &mut grad.buffer]);
+                    to.iter_mut().for_each(|to| each(&mut [&mut to.buffer]));
+                }
+            }
+        }
         KernelOp::Convolution { from: [first, second], to, epilogue, .. } => {
             each(&mut [first, second, to]);
             epilogue.iter_mut().for_each(|epilogue| views(&mut epilogue.body, &mut epilogue.stores));
@@ -412,6 +425,11 @@ impl KernelOp {
             KernelOp::Dot { batch, rows, columns, inner, epilogue, .. } => {
                 let batch = if batch.is_empty() { String::new() } else { format!("{} x ", sizes(batch)) };
                 format!("dot {batch}{rows}x{inner} * {inner}x{columns}{}", epilogue_summary(epilogue))
+            }
+            KernelOp::Attention { batch, queries, keys, dim, width, causal, pass, .. } => {
+                let name = if matches!(pass, AttentionPass::Forward { .. }) { "attention" } else { "attention_grad" };
+                let causal = if *causal { " causal" } else { "" };
+                format!("{name} {} x {queries}x{dim} * {keys}x{width}{causal}", sizes(batch))
             }
             KernelOp::Convolution { form, x_shape, weight_shape, geometry, epilogue, .. } => {
                 let form = match form {

@@ -22,7 +22,15 @@ pub(super) enum Result {
     AddTo,
 }
 
-/// `out = lhs * rhs` (or `out += ..`) with `out` dense `[rows, columns]`, lhs `[rows, inner]`, rhs `[inner, columns]`.
+/// A matrix to be written, as [`Matrix`].
+pub(super) struct MatrixMut<'a> {
+    pub data: &'a mut [f32],
+    pub offset: usize,
+    pub row_stride: isize,
+    pub column_stride: isize,
+}
+
+/// [`multiply_into`] a dense `[rows, columns]`.
 pub(super) fn multiply(
     rows: usize,
     columns: usize,
@@ -33,29 +41,45 @@ pub(super) fn multiply(
     rhs: Matrix,
     parallel: bool,
 ) {
+    let out = MatrixMut { data: out, offset: 0, row_stride: columns as isize, column_stride: 1 };
+    multiply_into(rows, columns, inner, out, result, lhs, rhs, parallel);
+}
+
+/// `out = lhs * rhs` (or `out += ..`) with out `[rows, columns]`, lhs `[rows, inner]`, rhs `[inner, columns]`.
+pub(super) fn multiply_into(
+    rows: usize,
+    columns: usize,
+    inner: usize,
+    out: MatrixMut,
+    result: Result,
+    lhs: Matrix,
+    rhs: Matrix,
+    parallel: bool,
+) {
     if rows == 0 || columns == 0 {
         return;
     }
-    assert!(out.len() >= rows * columns, "the result has room for its elements");
+    check(&Matrix { data: out.data, offset: out.offset, row_stride: out.row_stride, column_stride: out.column_stride }, rows, columns);
     if inner == 0 {
         if result == Result::Replace {
-            out[..rows * columns].fill(0.0);
+            let at = |row: usize, column: usize| out.offset as isize + row as isize * out.row_stride + column as isize * out.column_stride;
+            (0..rows).for_each(|row| (0..columns).for_each(|column| out.data[at(row, column) as usize] = 0.0));
         }
         return;
     }
     check(&lhs, rows, inner);
     check(&rhs, inner, columns);
     let parallelism = if parallel { Parallelism::Rayon(0) } else { Parallelism::None };
-    // SAFETY: `check` asserted that every element that the sizes and strides reach lies within the slices; `out` is a dense matrix within its slice and,
-    // being borrowed mutably, overlaps neither operand. f32 is a type that gemm supports.
+    // SAFETY: `check` asserted that every element that the sizes and strides reach lies within the slices; `out`, being borrowed mutably, overlaps neither
+    // operand. f32 is a type that gemm supports.
     unsafe {
         gemm::gemm(
             rows,
             columns,
             inner,
-            out.as_mut_ptr(),
-            1,
-            columns as isize,
+            out.data.as_mut_ptr().wrapping_add(out.offset),
+            out.column_stride,
+            out.row_stride,
             result == Result::AddTo,
             lhs.data.as_ptr().wrapping_add(lhs.offset),
             lhs.column_stride,

@@ -3,6 +3,7 @@
 //! Every kernel is prepared when a program is loaded; a step then allocates next to nothing. Work is cut by shape alone, never by the number of threads,
 //! so the same run is byte-equal on any number of them. Read `map.rs` for how bodies are evaluated; each other file is one family of kernels.
 
+mod attention;
 mod convolution;
 mod dot;
 mod gemm;
@@ -245,6 +246,7 @@ fn prepare(op: &KernelOp, plan: &Plan, unit_of: &[usize]) -> Result<Box<dyn CpuK
             Box::new(Sequence(members))
         }
         KernelOp::Dot { epilogue, .. } => with_epilogue(Box::new(dot::Dot::new(op, unit_of)), epilogue.as_deref(), plan, unit_of),
+        KernelOp::Attention { .. } => Box::new(attention::Attention::new(op, unit_of)),
         KernelOp::Convolution { epilogue, .. } => {
             with_epilogue(Box::new(convolution::Convolution::new(op, unit_of)?), epilogue.as_deref(), plan, unit_of)
         }

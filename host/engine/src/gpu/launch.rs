@@ -3,7 +3,7 @@
 //! [`launches`] walks the kernels; `emit.rs` writes the generated ones (`Map`, `Reduce`), `dot.rs` the products and convolutions, `indexing.rs` the rest.
 
 use crate::Plan;
-use crate::gpu::{Sources, dot, group, indexing, map, reduce, rows};
+use crate::gpu::{Sources, attention, dot, group, indexing, map, reduce, rows};
 use crate::kernel::{Buffer, BufferId, BufferKind, Kernel, KernelOp};
 use solstice_ir::{DType, element_count};
 use std::collections::HashMap;
@@ -177,6 +177,7 @@ impl<'a> Context<'a> {
             }
             KernelOp::ReduceArg { .. } => indexing::reduce_arg(self, label, &kernel.op),
             KernelOp::Dot { .. } => dot::dot(self, label, &kernel.op),
+            KernelOp::Attention { .. } => attention::emit(self, label, &kernel.op),
             KernelOp::Convolution { .. } => dot::convolution(self, label, &kernel.op),
             KernelOp::ReduceWindow { .. } | KernelOp::SelectAndScatter { .. } => indexing::window(self, label, &kernel.op),
             KernelOp::Gather { .. } => indexing::gather(self, label, &kernel.op),

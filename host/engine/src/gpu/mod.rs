@@ -5,6 +5,7 @@
 //! programs, `staging.rs` moves bytes in and out, `profile.rs` times kernels. It does not choose kernels' order or memory: that is the plan's.
 
 mod adapter;
+mod attention;
 mod dot;
 mod emit;
 mod group;

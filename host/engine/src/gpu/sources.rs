@@ -15,6 +15,8 @@ macro_rules! shader_files {
 }
 
 shader_files![
+    "attention",
+    "attention_grad",
     "convolution",
     "convolution_input_grad",
     "convolution_weight_grad",

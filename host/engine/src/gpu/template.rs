@@ -29,6 +29,11 @@ impl Template {
         self.set("const", name, format_args!("{value}u"))
     }
 
+    /// Sets `const name: f32`.
+    pub fn number(self, name: &str, value: &str) -> Template {
+        self.set("const", name, value)
+    }
+
     /// Sets `const name: bool`.
     pub fn flag(self, name: &str, value: bool) -> Template {
         self.set("const", name, value)
