@@ -3,7 +3,7 @@
 mod gui_common;
 
 use eframe::egui::accesskit::Toggled;
-use eframe::egui::{self, Event, Key, Modifiers, PointerButton, Pos2, Rect, vec2};
+use eframe::egui::{self, Event, Key, Modifiers, PointerButton, Pos2, Rect, pos2, vec2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT, Queryable};
 use gui_common::{Recorded, window};
@@ -514,13 +514,35 @@ fn an_svg_has_title_axes_legend_bands_and_lines() {
 }
 
 #[test]
-fn a_png_is_the_chart_without_the_mouse() {
+fn a_png_is_the_chart_with_twice_the_pixels_and_a_legend() {
     let (_recorded, outer, mut window) = exporting();
     let rect = chart(&window, "train/loss");
     let path = saved(&mut window, "train/loss", "Save picture as PNG");
     assert_eq!(path, outer.path().join("exports/train-loss.png"));
     let picture = image::open(&path).unwrap().to_rgba8();
-    assert!((picture.width() as f32 - rect.width()).abs() <= 1.0 && (picture.height() as f32 - rect.height()).abs() <= 1.0);
+    assert!((picture.width() as f32 - 2.0 * rect.width()).abs() <= 1.0, "{} of {}", picture.width(), rect.width());
+    assert!(picture.height() as f32 > 2.0 * rect.height(), "the names of the curves stand below");
+    // The lines are where they are on screen: each of a run's colours that the window shows within the plot, the file shows there too.
+    let screen = window.render().unwrap();
+    let plot = plot_rect(rect);
+    let count = |image: &image::RgbaImage, left: f32, top: f32, scale: f32, color: [u8; 4]| {
+        let (from, to) = ((plot.min - pos2(left, top)) * scale, (plot.max - pos2(left, top)) * scale);
+        let inside = |x: u32, y: u32| (from.x..to.x).contains(&(x as f32)) && (from.y..to.y).contains(&(y as f32));
+        image.enumerate_pixels().filter(|(x, y, pixel)| inside(*x, *y) && pixel.0 == color).count()
+    };
+    let mut shown: BTreeMap<[u8; 4], usize> = BTreeMap::new();
+    screen.pixels().for_each(|pixel| *shown.entry(pixel.0).or_default() += 1);
+    let lines: Vec<([u8; 4], usize)> = shown
+        .keys()
+        .filter(|color| color[..3].iter().max().unwrap() - color[..3].iter().min().unwrap() > 90)
+        .map(|color| (*color, count(&screen, 0.0, 0.0, 1.0, *color)))
+        .filter(|(_, count)| *count > 40)
+        .collect();
+    assert!(!lines.is_empty());
+    for (color, on_screen) in lines {
+        let in_file = count(&picture, rect.left(), rect.top(), 2.0, color);
+        assert!(in_file > on_screen, "{color:?}: {in_file} pixels in the file, {on_screen} on screen");
+    }
     let mut colors: BTreeMap<[u8; 4], usize> = BTreeMap::new();
     picture.pixels().for_each(|pixel| *colors.entry(pixel.0).or_default() += 1);
     assert!(colors.len() > 20, "curves and text, not one colour");
