@@ -102,11 +102,13 @@ fn a_crash_in_the_middle_of_a_run_names_the_call_and_the_run_goes_on_without_the
         ("busy_loop", "no sign of life for 1 s"),
     ] {
         let desk = Desk::new();
+        // What is saved at an end is on disk; a run of such small steps may reach the culprit's before its first save on the way is written.
+        watched(&desk, &["trainer.budget=200st", "trainer.log_every=50st"], &[]).expect(0);
         let culprit = format!("callbacks=[meddler(at_step: 300, misdeed: {misdeed})]");
-        let run = watched(
+        let timeout = if misdeed.ends_with("loop") { "1" } else { "60" };
+        let run = fixture_run(
             &desk,
-            &[&culprit, "trainer.budget=400st", "trainer.log_every=50st"],
-            &["--plugin-timeout", if misdeed.ends_with("loop") { "1" } else { "60" }],
+            &["resume", "last", "--json", "--plugin-timeout", timeout, "--set", &culprit, "--set", "trainer.budget=400st"],
         );
         assert_eq!(run.code, 6, "{misdeed}: {}", run.err);
         for part in [part, "meddler", "on_event"] {
@@ -114,7 +116,7 @@ fn a_crash_in_the_middle_of_a_run_names_the_call_and_the_run_goes_on_without_the
         }
         let reader = solstice_store::RunReader::open(&desk.run_folder()).unwrap();
         let saved = reader.latest_good().unwrap().1.info.at.step;
-        assert!((1..=300).contains(&saved), "{misdeed}: step {saved}");
+        assert!((200..=300).contains(&saved), "{misdeed}: step {saved}");
         let resumed = fixture_run(&desk, &["resume", "last", "--json", "--set", "callbacks=[]"]).expect(0);
         assert_eq!(resumed.json().last().unwrap()["step"], 400, "{misdeed}");
         assert_eq!(reader.info().unwrap().state, solstice_store::RunState::Done, "{misdeed}");

@@ -3,7 +3,7 @@
 mod gui_common;
 
 use eframe::egui::accesskit::Toggled;
-use eframe::egui::{self, Event, Key, Modifiers, PointerButton, Pos2, Rect, vec2};
+use eframe::egui::{self, Event, Key, Modifiers, PointerButton, Pos2, Rect, pos2, vec2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT, Queryable};
 use gui_common::{Recorded, window};
@@ -514,13 +514,33 @@ fn an_svg_has_title_axes_legend_bands_and_lines() {
 }
 
 #[test]
-fn a_png_is_the_chart_without_the_mouse() {
+fn a_png_is_the_chart_with_twice_the_pixels_and_a_legend() {
     let (_recorded, outer, mut window) = exporting();
     let rect = chart(&window, "train/loss");
     let path = saved(&mut window, "train/loss", "Save picture as PNG");
     assert_eq!(path, outer.path().join("exports/train-loss.png"));
     let picture = image::open(&path).unwrap().to_rgba8();
-    assert!((picture.width() as f32 - rect.width()).abs() <= 1.0 && (picture.height() as f32 - rect.height()).abs() <= 1.0);
+    assert!((picture.width() as f32 - 2.0 * rect.width()).abs() <= 1.0, "{} of {}", picture.width(), rect.width());
+    assert!(picture.height() as f32 > 2.0 * rect.height(), "the names of the curves stand below");
+    // The lines are where they are on screen: every colour that is no grey and frequent within the plot there is more frequent in the file's plot.
+    let screen = window.render().unwrap();
+    let plot = plot_rect(rect);
+    let within = |image: &image::RgbaImage, corner: Pos2, scale: f32| {
+        let (from, to) = ((plot.min - corner) * scale, (plot.max - corner) * scale);
+        let mut counts: BTreeMap<[u8; 4], usize> = BTreeMap::new();
+        for y in from.y as u32..to.y as u32 {
+            (from.x as u32..to.x as u32).for_each(|x| *counts.entry(image.get_pixel(x, y).0).or_default() += 1);
+        }
+        counts
+    };
+    let (on_screen, in_file) = (within(&screen, pos2(0.0, 0.0), 1.0), within(&picture, rect.min, 2.0));
+    let spread = |color: &[u8; 4]| color[..3].iter().max().unwrap() - color[..3].iter().min().unwrap();
+    let lines: Vec<_> = on_screen.iter().filter(|(color, count)| spread(color) > 90 && **count > 40).collect();
+    assert!(!lines.is_empty());
+    for (color, count) in lines {
+        let found = in_file.get(color).copied().unwrap_or(0);
+        assert!(found > *count, "{color:?}: {found} pixels in the file, {count} on screen");
+    }
     let mut colors: BTreeMap<[u8; 4], usize> = BTreeMap::new();
     picture.pixels().for_each(|pixel| *colors.entry(pixel.0).or_default() += 1);
     assert!(colors.len() > 20, "curves and text, not one colour");

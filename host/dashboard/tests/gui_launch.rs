@@ -313,6 +313,16 @@ fn a_refused_plugin_says_why_and_can_be_tried_again() {
 }
 
 #[test]
+fn the_library_looks_as_before() {
+    let problem =
+        "it took its process down twice (segmentation fault in `forward`); it is not loaded until it is built anew or tried again";
+    let host = Arc::new(FakeHost { problem, ..FakeHost::new() });
+    let mut window = over(&host, Source::of(Snapshot::default()));
+    click(&mut window, "Open recipe digits");
+    gui_common::looks_as_before(&mut window, "library");
+}
+
+#[test]
 fn without_a_host_the_panels_say_so() {
     let mut window = window(Harness::builder(), Source::of(Snapshot::default()), Theme::Dark);
     for pane in [Pane::Library, Pane::Launch] {

@@ -2,7 +2,7 @@
 
 mod gui_common;
 
-use eframe::egui::{Pos2, Theme, pos2, vec2};
+use eframe::egui::{Key, Modifiers, Pos2, Theme, pos2, vec2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT, Queryable};
 use gui_common::window;
@@ -110,6 +110,53 @@ fn brushes_choose_runs_and_combine() {
     let (from, to) = (on_axis(&window, "test/loss", 0.5), on_axis(&window, "test/loss", 0.0));
     drag(&mut window, from, to);
     assert_eq!(left(&window), ["c"]);
+}
+
+#[test]
+fn keys_brush_and_move_an_axis() {
+    let folder = record(&SETTINGS);
+    let mut window = open(&folder);
+    let value = |window: &Harness<'_, Dashboard>, axis: &str| window.get_by_label(&format!("Axis {axis}")).value().unwrap_or_default();
+    let press = |window: &mut Harness<'_, Dashboard>, modifiers: Modifiers, key: Key| {
+        window.key_press_modifiers(modifiers, key);
+        window.run();
+    };
+    window.get_by_label("Axis optimizer.lr").focus();
+    window.run();
+    let selected = window.state().view().selected.clone();
+    press(&mut window, Modifiers::NONE, Key::ArrowUp);
+    assert_eq!(left(&window), ["b", "c", "d", "e"], "the lower end stands above the least rate");
+    press(&mut window, Modifiers::SHIFT, Key::ArrowDown);
+    press(&mut window, Modifiers::SHIFT, Key::ArrowDown);
+    assert_eq!(left(&window), ["b", "c"], "and the upper end two rates lower");
+    // Half way between 1e-4 and 1e-3, and between 1e-2 and 1e-1, on an axis of logarithms.
+    assert_eq!(value(&window, "optimizer.lr"), "1e-4 to 1, logarithmic; brushed from 3.16e-4 to 0.03162");
+    // The ends stay apart, and the keys did nothing else.
+    for _ in 0..9 {
+        press(&mut window, Modifiers::NONE, Key::ArrowUp);
+    }
+    assert_eq!(left(&window), ["c"]);
+    assert_eq!(window.state().view().selected, selected);
+    press(&mut window, Modifiers::NONE, Key::Backspace);
+    assert_eq!(left(&window).len(), 5);
+    assert!(!value(&window, "optimizer.lr").contains("brushed"));
+    // Up and down again is as it was before.
+    press(&mut window, Modifiers::SHIFT, Key::ArrowDown);
+    press(&mut window, Modifiers::SHIFT, Key::ArrowUp);
+    assert!(window.query_by_label("Clear brushes").is_none());
+    // Words are chosen in their order: gelu, relu, tanh.
+    window.get_by_label("Axis model.activation").focus();
+    window.run();
+    press(&mut window, Modifiers::NONE, Key::ArrowUp);
+    assert_eq!(left(&window), ["a", "b", "c", "e"]);
+    assert_eq!(value(&window, "model.activation"), "gelu, relu, tanh; brushed: relu, tanh");
+    let x = |window: &Harness<'_, Dashboard>, key: &str| window.get_by_label(&format!("Axis {key}")).rect().center().x;
+    assert!(x(&window, "model.activation") < x(&window, "model.hidden"));
+    press(&mut window, Modifiers::COMMAND, Key::ArrowRight);
+    assert!(x(&window, "model.activation") > x(&window, "model.hidden"));
+    press(&mut window, Modifiers::COMMAND, Key::ArrowLeft);
+    press(&mut window, Modifiers::COMMAND, Key::ArrowLeft);
+    assert!(x(&window, "model.activation") < x(&window, "model.hidden"));
 }
 
 #[test]

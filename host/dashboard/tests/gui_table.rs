@@ -9,6 +9,7 @@ use gui_common::window;
 use serde_json::json;
 use solstice_dashboard::data::{Run, RunData, Snapshot};
 use solstice_dashboard::gui::source::Source;
+use solstice_dashboard::gui::table::TableView;
 use solstice_dashboard::gui::table::columns::Column;
 use solstice_dashboard::gui::{Dashboard, Pane};
 use solstice_store::{NewRun, Parent, RunReader, RunState, RunWriter, set_label};
@@ -184,6 +185,83 @@ fn columns_are_chosen_and_the_best_can_be_turned_round() {
     assert!(one.contains("max train/loss 0.9"), "{one}");
     click(&mut window, "Columns as at first");
     assert!(value(&window, "Row one").contains("optimizer.lr 0.1"));
+}
+
+/// Titles of the columns from left to right.
+fn heads(window: &Harness<Dashboard>) -> Vec<String> {
+    let mut found: Vec<(f32, String)> = window
+        .query_all_by_label_contains("Sort by ")
+        .map(|node| (node.rect().left(), node.accesskit_node().label().unwrap_or_default()["Sort by ".len()..].to_owned()))
+        .collect();
+    found.sort_by(|a, b| a.0.total_cmp(&b.0));
+    found.into_iter().map(|(_, title)| title).collect()
+}
+
+#[test]
+fn a_column_is_dragged_to_another_place_and_stays_there() {
+    let runs = Runs::four();
+    let mut window = runs.window();
+    let first = heads(&window);
+    assert_eq!(first[..2], ["name", "state"]);
+    let center = |window: &Harness<'_, Dashboard>, title: &str| window.get_by_label(&format!("Sort by {title}")).rect().center();
+    let (from, to) = (center(&window, "optimizer.lr"), center(&window, "state") - vec2(30.0, 0.0));
+    window.hover_at(from);
+    window.run();
+    window.drag_at(from);
+    window.run();
+    window.hover_at(from - vec2(40.0, 0.0));
+    window.run();
+    window.hover_at(to);
+    window.run();
+    assert_eq!(heads(&window), first, "it is moved when it is let go");
+    window.drop_at(to);
+    window.run();
+    let mut wanted = first.clone();
+    wanted.retain(|title| title != "optimizer.lr");
+    wanted.insert(1, "optimizer.lr".into());
+    assert_eq!(heads(&window), wanted);
+    // Nothing was sorted by it, and the cells went with their head.
+    assert_eq!(rows(&window), ["four", "three", "two", "one"]);
+    assert!(value(&window, "Row one").starts_with("optimizer.lr 0.1; state done"), "{}", value(&window, "Row one"));
+    // Kept, and what is exported has the same order.
+    let kept: TableView = serde_json::from_str(&serde_json::to_string(&window.state().view().table).unwrap()).unwrap();
+    assert_eq!(kept.order.first(), Some(&Column::Setting("optimizer.lr".into())));
+    click(&mut window, "Columns");
+    click(&mut window, "Columns as at first");
+    assert_eq!(heads(&window), first);
+}
+
+#[test]
+fn a_column_is_moved_by_keys_and_from_its_menu() {
+    let runs = Runs::four();
+    let mut window = runs.window();
+    let first = heads(&window);
+    let at = |window: &Harness<'_, Dashboard>, title: &str| heads(window).iter().position(|known| known == title).unwrap();
+    // Nothing was touched yet: a sentence, and nothing moves.
+    window.key_press_modifiers(Modifiers::COMMAND, Key::ArrowLeft);
+    window.run();
+    assert_eq!(heads(&window), first);
+    window.get_by_label_contains("Choose the column to move first");
+    let place = at(&window, "train/loss");
+    window.get_by_label("Sort by train/loss").focus();
+    window.run();
+    window.key_press_modifiers(Modifiers::COMMAND, Key::ArrowLeft);
+    window.run();
+    assert_eq!(at(&window, "train/loss"), place - 1);
+    for _ in 0..20 {
+        window.key_press_modifiers(Modifiers::COMMAND, Key::ArrowLeft);
+        window.run();
+    }
+    assert_eq!(at(&window, "train/loss"), 1, "the name stays first");
+    menu(&mut window, "Sort by duration", "Move to the left Ctrl+Left");
+    assert_eq!(at(&window, "duration"), first.iter().position(|known| known == "duration").unwrap() - 1);
+    // In a text field the same keys go from word to word.
+    window.get_by_label("Filter the table").focus();
+    window.run();
+    let before = heads(&window);
+    window.key_press_modifiers(Modifiers::COMMAND, Key::ArrowRight);
+    window.run();
+    assert_eq!(heads(&window), before);
 }
 
 #[test]

@@ -104,8 +104,25 @@ fn a_store_that_another_program_holds_locked_says_so_and_holds_no_other_up() {
         live.scalar(step, "train/loss", step as f64);
         wait_for(&library, |snapshot| snapshot.run(live.path()).is_some_and(|run| values(run).len() == step as usize));
     }
+    // What is sent to it waits for the lock; what is sent to another run does not wait with it.
+    library.set_label(&locked, "note", Some("first"));
+    library.set_label(&locked, "note", Some("second"));
+    library.send(live.path(), "pause", json!({}));
+    let state = |snapshot: &Snapshot, index: usize| snapshot.sent.get(index).map(|sent| sent.state);
+    let snapshot = wait_for(&library, |snapshot| state(snapshot, 2) == Some(SentState::Sent));
+    assert_eq!((state(&snapshot, 0), state(&snapshot, 1)), (Some(SentState::Sending), Some(SentState::Sending)));
+    live.scalar(31, "train/loss", 31.0);
+    wait_for(&library, |snapshot| snapshot.run(live.path()).is_some_and(|run| values(run).len() == 31));
     holder.execute_batch("COMMIT").unwrap();
     drop(holder);
+    // Each is answered, in the order in which they were sent.
+    let is_answered = |snapshot: &Snapshot, index| matches!(state(snapshot, index), Some(SentState::Done | SentState::Failed));
+    wait_for(&library, |snapshot| is_answered(snapshot, 1) && is_answered(snapshot, 0));
+    for count in 0..20 {
+        library.set_label(&locked, "note", Some(&count.to_string()));
+    }
+    let note = |snapshot: &Snapshot| snapshot.run(&locked)?.info.as_ref()?.labels.get("note").cloned();
+    wait_for(&library, |snapshot| note(snapshot).as_deref() == Some("19") && state(snapshot, 22) == Some(SentState::Done));
     let snapshot = wait_for(&library, |snapshot| problem(snapshot).is_none() && snapshot.run(&locked).is_some_and(|run| run.is_complete));
     assert_eq!(values(snapshot.run(&locked).unwrap()), counted(20));
 }

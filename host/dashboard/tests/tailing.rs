@@ -75,6 +75,35 @@ fn new_rows_come_in_and_rewound_rows_go() {
 }
 
 #[test]
+fn a_paused_run_is_no_news_until_something_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = create(folder.path(), "paused");
+    writer.scalar(at(1), "train/loss", 1.0);
+    writer.state(RunState::Paused, None);
+    writer.flush().unwrap();
+    let library = Library::open(&[folder.path().to_path_buf()]);
+    let beat = || solstice_store::RunReader::open(writer.path()).unwrap().info().unwrap().writer.unwrap().time;
+    wait_for(&library, |snapshot| !snapshot.is_loading && snapshot.runs.first().is_some_and(|run| run.series.len() == 1));
+    // Its process says that it lives, twice and once more so that all that was written before has been read.
+    let next_beat = || {
+        let before = beat();
+        while beat() == before {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    next_beat();
+    let version = library.changed();
+    (0..2).for_each(|_| next_beat());
+    assert_eq!(library.changed(), version, "nothing is drawn anew");
+    // Who waits for an answer sees whether the process lives.
+    library.send(writer.path(), "eval", json!({}));
+    let seen = |snapshot: &Snapshot| snapshot.runs[0].info.as_ref().and_then(|info| Some(info.writer.as_ref()?.time));
+    let snapshot = wait_for(&library, |snapshot| snapshot.runs[0].commands.len() == 1);
+    let before = seen(&snapshot);
+    wait_for(&library, |snapshot| seen(snapshot) > before);
+}
+
+#[test]
 fn a_long_run_comes_in_bites_and_whole() {
     let folder = tempfile::tempdir().unwrap();
     let writer = create(folder.path(), "long");

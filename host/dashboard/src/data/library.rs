@@ -1,6 +1,6 @@
 //! [`Library`]: follows runs folders on a thread and publishes a [`Snapshot`] after each change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -166,7 +166,7 @@ pub struct SentCommand {
 
 impl SentCommand {
     /// It is in the run's table, in this row; it was a mark; or neither, and why.
-    fn settle(&mut self, outcome: Result<Option<i64>, String>) {
+    fn settle(&mut self, outcome: Delivery) {
         match outcome {
             Ok(Some(id)) => (self.state, self.id) = (SentState::Sent, Some(id)),
             Ok(None) => self.state = SentState::Done,
@@ -197,8 +197,13 @@ enum Request {
     Restore(Vec<SentCommand>),
     Save(SentCommand, &'static str, String),
     AddFolder(PathBuf),
+    /// From a courier: what became of the command of this ticket.
+    Delivered(u64, Delivery),
     Stop,
 }
+
+/// The row of a command, nothing for a mark, or a sentence.
+type Delivery = Result<Option<i64>, String>;
 
 type OnChange = Box<dyn Fn() + Send + Sync>;
 
@@ -223,8 +228,10 @@ impl Library {
         let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
         let on_change: Arc<Mutex<Option<OnChange>>> = Arc::default();
         let (requests, inbox) = unbounded();
+        let who = std::env::var("USER").or_else(|_| std::env::var("USERNAME")).unwrap_or_else(|_| "dashboard".to_string());
         let follower = Follower {
             shelf: Shelf::new(&folders),
+            couriers: Couriers::new(&who, &requests),
             outboxes,
             problems: Vec::new(),
             sent: Vec::new(),
@@ -233,7 +240,7 @@ impl Library {
             snapshot: snapshot.clone(),
             on_change: on_change.clone(),
             version: 0,
-            who: std::env::var("USER").or_else(|_| std::env::var("USERNAME")).unwrap_or_else(|_| "dashboard".to_string()),
+            who,
         };
         let thread = std::thread::Builder::new().name("runs".to_string()).spawn(move || follower.run(&inbox));
         Library { snapshot, on_change, requests, tickets: AtomicU64::new(1), thread: Some(thread.expect("a thread can be started")) }
@@ -323,6 +330,7 @@ impl Drop for Library {
 /// The library's thread.
 struct Follower {
     shelf: Shelf,
+    couriers: Couriers,
     outboxes: Vec<Arc<dyn Outbox>>,
     /// Of the outboxes, as they were published.
     problems: Vec<String>,
@@ -365,7 +373,10 @@ impl Follower {
                 (false, false) => FOLDER_INTERVAL,
             };
             match inbox.recv_timeout(wait) {
-                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return self.purge(),
+                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.couriers.wait();
+                    return self.purge();
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(request) => {
                     self.carry_out(request);
@@ -376,7 +387,7 @@ impl Follower {
     }
 
     fn carry_out(&mut self, request: Request) {
-        let mut command = match request {
+        let command = match request {
             Request::AddFolder(folder) => {
                 if !self.shelf.folders.contains(&folder) {
                     self.shelf.folders.push(folder);
@@ -396,6 +407,7 @@ impl Follower {
                 }
                 return self.remember(command);
             }
+            Request::Delivered(ticket, delivery) => return self.settle(ticket, delivery),
             Request::Send(command) => command,
             Request::Stop => return,
         };
@@ -403,18 +415,15 @@ impl Follower {
             outbox.post(&command, &self.who);
             return self.remember(command);
         }
-        let outcome = if command.kind == LABEL {
-            let key = command.args["key"].as_str().unwrap_or_default();
-            match command.args["value"].as_str() {
-                Some(value) => solstice_store::set_label(&command.run, key, value),
-                None => solstice_store::forget_label(&command.run, key),
-            }
-            .map(|()| None)
-        } else {
-            solstice_store::send_command(&command.run, &self.who, &command.kind, &command.args).map(Some)
-        };
-        command.settle(outcome.map_err(|error| error.to_string()));
+        self.couriers.take(command.clone());
         self.remember(command);
+    }
+
+    fn settle(&mut self, ticket: u64, delivery: Delivery) {
+        if let Some(command) = self.sent.iter_mut().find(|command| command.ticket == ticket) {
+            command.settle(delivery);
+            self.shelf.wake(&command.run);
+        }
     }
 
     fn remember(&mut self, command: SentCommand) {
@@ -520,6 +529,75 @@ impl Follower {
             wake();
         }
     }
+}
+
+/// Carry commands and marks to the stores of runs on this machine, those of a run one after the other, by threads that end when there is nothing left:
+/// a store that another program holds locked is waited for, and nobody waits with it.
+struct Couriers {
+    who: String,
+    answers: Sender<Request>,
+    /// What a run's courier has not taken yet; without one there is no courier.
+    waiting: Arc<Mutex<HashMap<PathBuf, VecDeque<SentCommand>>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Couriers {
+    fn new(who: &str, answers: &Sender<Request>) -> Couriers {
+        Couriers { who: who.to_string(), answers: answers.clone(), waiting: Arc::default(), threads: Vec::new() }
+    }
+
+    fn take(&mut self, command: SentCommand) {
+        self.threads.retain(|thread| !thread.is_finished());
+        let run = command.run.clone();
+        {
+            let mut waiting = self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let has_courier = waiting.contains_key(&run);
+            waiting.entry(run.clone()).or_default().push_back(command);
+            if has_courier {
+                return;
+            }
+        }
+        let (who, answers, waiting) = (self.who.clone(), self.answers.clone(), self.waiting.clone());
+        let carry = move || {
+            loop {
+                let command = {
+                    let mut waiting = waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    let Some(command) = waiting.get_mut(&run).and_then(VecDeque::pop_front) else {
+                        waiting.remove(&run);
+                        return;
+                    };
+                    command
+                };
+                // The library is gone: nobody asks any more.
+                let _ = answers.send(Request::Delivered(command.ticket, deliver(&command, &who)));
+            }
+        };
+        match std::thread::Builder::new().name("courier".to_string()).spawn(carry.clone()) {
+            Ok(thread) => self.threads.push(thread),
+            // No thread is to be had: late is better than not at all.
+            Err(_) => carry(),
+        }
+    }
+
+    /// Until everything is delivered, or was refused.
+    fn wait(&mut self) {
+        // A panic there was printed when it happened.
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+fn deliver(command: &SentCommand, who: &str) -> Delivery {
+    let outcome = if command.kind == LABEL {
+        let key = command.args["key"].as_str().unwrap_or_default();
+        match command.args["value"].as_str() {
+            Some(value) => solstice_store::set_label(&command.run, key, value),
+            None => solstice_store::forget_label(&command.run, key),
+        }
+        .map(|()| None)
+    } else {
+        solstice_store::send_command(&command.run, who, &command.kind, &command.args).map(Some)
+    };
+    outcome.map_err(|error| error.to_string())
 }
 
 /// Size and time of a run's files: what tells a closed run from one that goes on.

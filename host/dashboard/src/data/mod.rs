@@ -10,6 +10,7 @@
 //! Read next: `series.rs` for the points, `run.rs` for one run, `library.rs` for the thread; `host.rs` and `catalog.rs` for new runs; `wire.rs` for
 //! far away.
 
+mod cache;
 mod catalog;
 mod host;
 mod library;

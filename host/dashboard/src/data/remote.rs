@@ -15,12 +15,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, unbounded};
 use solstice_store::mirror::{Chunk, Mirror};
 use solstice_store::{DATABASE_FILE, StoreError};
 
+use super::cache::{CacheLimits, LOCK_FILE, clean};
 use super::host::{Answer, Host};
 use super::library::{LABEL, Outbox, SentCommand};
 use super::wire::{
@@ -171,6 +172,9 @@ impl Remote {
     /// Errors: the folder of the mirrors cannot be made; a sentence.
     pub fn open(options: RemoteOptions) -> Result<Remote, String> {
         let (root, lock) = own_folder(&options)?;
+        let cache = options.cache.clone();
+        // Without a thread the next window does it.
+        let _ = std::thread::Builder::new().name("cache".to_string()).spawn(move || clean(&cache, CacheLimits::default()));
         let (orders, inbox) = unbounded();
         let shared: Arc<Mutex<Shared>> = Arc::default();
         let link = Link {
@@ -371,7 +375,7 @@ fn own_folder(options: &RemoteOptions) -> Result<(PathBuf, File), String> {
         let root = options.cache.join(format!("{host}-{digest}{suffix}"));
         let failed = |error: std::io::Error| format!("cannot keep copies of runs in {}: {error}", root.display());
         fs::create_dir_all(&root).map_err(failed)?;
-        let lock = File::create(root.join(".lock")).map_err(failed)?;
+        let lock = File::create(root.join(LOCK_FILE)).map_err(failed)?;
         // A process that is being started holds every lock of its parent for a moment.
         let patience = Instant::now() + LOCK_PATIENCE;
         let mut outcome = lock.try_lock();
@@ -382,7 +386,11 @@ fn own_folder(options: &RemoteOptions) -> Result<(PathBuf, File), String> {
         match outcome {
             Err(fs::TryLockError::WouldBlock) => number += 1,
             // A file system without locks: two windows at once write the same rows.
-            _ => return Ok((root, lock)),
+            _ => {
+                // From now on nobody has shown these mirrors more lately. A file system that does not keep the time keeps that of the first window.
+                let _ = lock.set_modified(SystemTime::now());
+                return Ok((root, lock));
+            }
         }
     }
 }
@@ -486,7 +494,9 @@ impl Link {
     fn complaint(&self, status: Option<ExitStatus>, lines: &[String], seen: &str) -> String {
         let (host, program) = (&self.options.host, &self.options.program);
         let code = status.and_then(|status| status.code());
-        let last = lines.last().map(String::as_str).unwrap_or_default();
+        // What ssh says of a new machine is no reason.
+        let is_reason = |line: &&String| !line.starts_with("Warning: Permanently added");
+        let last = lines.iter().rfind(is_reason).map(String::as_str).unwrap_or_default();
         let ours = lines.iter().find_map(|line| line.strip_prefix("error: "));
         let is_missing = |line: &String| line.contains("not found") || line.contains("No such file");
         if code == Some(127) || (code != Some(255) && ours.is_none() && lines.iter().any(is_missing)) {

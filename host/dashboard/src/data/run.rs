@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use solstice_store::{
-    CheckpointRow, Command, CommandState, DATABASE_FILE, Event, LogLine, Logged, MetricKind, MetricSummary, Rewind, RunInfo, RunReader,
-    StoreError, Table,
+    CheckpointRow, Command, CommandState, DATABASE_FILE, Event, Heartbeat, LogLine, Logged, MetricKind, MetricSummary, Rewind, RunInfo,
+    RunReader, RunState, StoreError, Table,
 };
 
 use super::series::Series;
@@ -113,7 +113,7 @@ impl Run {
 
     /// Seconds until the budget is done at the present speed; `None` for a run that is not running.
     pub fn eta_secs(&self) -> Option<f64> {
-        let info = self.info.as_ref().filter(|info| info.state == solstice_store::RunState::Running)?;
+        let info = self.info.as_ref().filter(|info| info.state == RunState::Running)?;
         let left = info.steps_total?.saturating_sub(info.at.step);
         Some(left as f64 / self.steps_per_sec()?)
     }
@@ -254,8 +254,8 @@ impl RunData {
                 *self = RunData::in_group(&path, group).with_id(id);
                 self.change().version = version + 1;
             }
+            changed = self.is_news(&info);
             self.change().info = Some(Arc::new(info));
-            changed = true;
         }
         if is_quiet {
             return Ok(changed);
@@ -300,6 +300,18 @@ impl RunData {
         }
         self.seen_version = (is_complete && reads_metrics).then_some(data_version);
         Ok(changed)
+    }
+
+    /// There is something to show. A process that waits in a pause says every second that it lives, which is told only where somebody waits for its
+    /// answer: a window over paused runs draws nothing.
+    fn is_news(&self, info: &RunInfo) -> bool {
+        let is_awaited = || self.run.commands.iter().any(|command| matches!(command.state, CommandState::Sent | CommandState::Taken));
+        let Some(known) = self.run.info.as_deref().filter(|_| info.state == RunState::Paused && !is_awaited()) else { return true };
+        let silent = |info: &RunInfo| {
+            let writer = info.writer.clone().map(|writer| Heartbeat { time: 0.0, ..writer });
+            RunInfo { writer, train_secs: 0.0, ..info.clone() }
+        };
+        silent(known) != silent(info)
     }
 
     /// The newest rows of what is kept of tables and texts, where their number has changed since the last look.

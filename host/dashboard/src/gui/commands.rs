@@ -61,6 +61,10 @@ pub enum Action {
     Delete,
     /// Take the last deletion back.
     Undo,
+    /// The column of the table, or the axis of the sweep, that was touched last, one place to the left.
+    MoveLeft,
+    /// The same to the right.
+    MoveRight,
     /// Start what the form says.
     Launch,
     /// Bring a panel to the front.
@@ -110,7 +114,7 @@ const fn with(action: Action, group: &'static str, name: &'static str, modifiers
 }
 
 /// The list.
-pub const ENTRIES: [Entry; 47] = [
+pub const ENTRIES: [Entry; 49] = [
     entry(Action::PauseResume, "Run", "Pause or resume", Key::Space),
     entry(Action::Step, "Run", "One step", Key::N),
     entry(Action::Evaluate, "Run", "Evaluate now", Key::E),
@@ -141,6 +145,8 @@ pub const ENTRIES: [Entry; 47] = [
     with(Action::Palette, "View", "Commands", Modifiers::COMMAND, Key::K),
     entry(Action::Filter, "View", "Filter runs", Key::Slash),
     entry(Action::Theme, "View", "Dark or light", Key::T),
+    with(Action::MoveLeft, "View", "Move the column or axis to the left", Modifiers::COMMAND, Key::ArrowLeft),
+    with(Action::MoveRight, "View", "Move the column or axis to the right", Modifiers::COMMAND, Key::ArrowRight),
     with(Action::Larger, "View", "Larger", Modifiers::COMMAND, Key::Plus),
     with(Action::Smaller, "View", "Smaller", Modifiers::COMMAND, Key::Minus),
     with(Action::OriginalSize, "View", "Original size", Modifiers::COMMAND, Key::Num0),
@@ -183,6 +189,8 @@ impl Entry {
         let key = match key {
             Key::ArrowUp => "Up",
             Key::ArrowDown => "Down",
+            Key::ArrowLeft => "Left",
+            Key::ArrowRight => "Right",
             Key::OpenBracket => "[",
             Key::CloseBracket => "]",
             Key::Slash => "/",
@@ -195,8 +203,8 @@ impl Entry {
     }
 }
 
-/// The actions whose keys were pressed in this frame.
-pub fn pressed(context: &egui::Context) -> Vec<Action> {
+/// The actions whose keys were pressed in this frame. `moves`: columns or axes are on screen, so that the keys that move one are taken.
+pub fn pressed(context: &egui::Context, moves: bool) -> Vec<Action> {
     let typing = context.text_edit_focused();
     // A focused button takes the space bar itself.
     let focused = context.memory(|memory| memory.focused().is_some());
@@ -211,8 +219,9 @@ pub fn pressed(context: &egui::Context) -> Vec<Action> {
                 if modifiers.is_none() && (input.modifiers.command || input.modifiers.alt) {
                     return false;
                 }
-                // A text field takes back what was typed in it.
-                if typing && entry.action == Action::Undo {
+                let is_move = matches!(entry.action, Action::MoveLeft | Action::MoveRight);
+                // A text field takes back what was typed in it, and goes from word to word.
+                if (typing && (is_move || entry.action == Action::Undo)) || (is_move && !moves) {
                     return false;
                 }
                 // `consume_shortcut` lets Shift through where the key itself needs it, as `?` and `+` do on many keyboards.
@@ -340,46 +349,69 @@ fn gaps(text: &str, query: &str) -> Option<usize> {
     query.chars().all(|wanted| rest.any(|letter| letter == wanted)).then_some(count + 1)
 }
 
-/// The keys, on one sheet.
+/// What the mouse and the keys do on a thing, which is no command of the list.
+const ELSEWHERE: [&str; 2] = [
+    "Over a chart: drag to zoom into a box, Ctrl and wheel or + and - to zoom, Shift and drag, middle drag or arrows to move, double click for the whole range, click to pin a point and fork there",
+    "On an axis of the sweep (Tab goes there): Up and Down move the lower end of the chosen range, with Shift the upper end, Backspace chooses all again",
+];
+/// Width of a column of the sheet.
+const SHEET_COLUMN: f32 = 270.0;
+
+/// The keys, on one sheet over the window; what is behind it goes on.
 pub fn cheat_sheet(ui: &mut Ui, is_open: &mut bool) {
     if !*is_open {
         return;
     }
     let context = ui.ctx().clone();
-    let palette = Palette::of(ui);
-    let modal = egui::Modal::new(Id::unique("keys")).show(&context, |ui| {
-        ui.set_width(620.0);
-        ui.heading("Keys");
-        ui.add_space(4.0);
-        ui.columns(2, |columns| {
-            for (index, group) in GROUPS.iter().enumerate() {
-                let ui = &mut columns[index % 2];
-                ui.label(RichText::new(*group).color(palette.accent));
-                for entry in ENTRIES.iter().filter(|entry| entry.group == *group && entry.key.is_some()) {
-                    ui.horizontal(|ui| {
-                        ui.label(entry.name);
-                        ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-                            ui.label(RichText::new(entry.key_name()).monospace().color(palette.dim))
-                        });
-                    });
-                }
-                ui.add_space(theme::GAP);
-            }
-        });
-        ui.label(
-            RichText::new(
-                "Over a chart: drag to zoom into a box, Ctrl and wheel or + and - to zoom, Shift and drag, middle drag or arrows to move, double click for the whole range, click to pin a point and fork there",
-            )
-            .color(palette.dim),
-        );
-        ui.add_space(4.0);
-        if ui.button("Close").clicked() {
-            ui.close();
-        }
-    });
-    if modal.should_close() {
+    if context.input_mut(|input| input.consume_key(Modifiers::NONE, Key::Escape)) {
         *is_open = false;
+        return;
     }
+    let palette = Palette::of(ui);
+    let room = context.content_rect().size() - vec2(60.0, 60.0);
+    let count = ((room.x / SHEET_COLUMN) as usize).clamp(1, 3);
+    let area = egui::Area::new(Id::unique("keys")).order(Order::Foreground).anchor(Align2::CENTER_CENTER, vec2(0.0, 0.0));
+    let shown = area.show(&context, |ui| {
+        egui::Frame::popup(ui.style()).inner_margin(14).show(ui, |ui| {
+            ui.set_width(SHEET_COLUMN * count as f32);
+            ui.horizontal(|ui| {
+                ui.heading("Keys");
+                ui.with_layout(Layout::right_to_left(Align::Center), |ui| *is_open &= !ui.button("Close").clicked());
+            });
+            ui.add_space(4.0);
+            ScrollArea::vertical().max_height(room.y - 50.0).show(ui, |ui| {
+                ui.columns(count, |columns| {
+                    for (index, group) in GROUPS.iter().enumerate() {
+                        // The last ones are short, and stand below one another.
+                        sheet_group(&mut columns[index.min(count - 1)], group, palette);
+                    }
+                });
+                for text in ELSEWHERE {
+                    ui.label(RichText::new(text).color(palette.dim));
+                    ui.add_space(4.0);
+                }
+            });
+        })
+    });
+    let is_outside = |input: &egui::InputState| {
+        input.pointer.any_pressed() && input.pointer.interact_pos().is_some_and(|pos| !shown.response.rect.contains(pos))
+    };
+    *is_open &= !context.input(is_outside);
+}
+
+fn sheet_group(ui: &mut Ui, group: &str, palette: &Palette) {
+    ui.label(RichText::new(group).color(palette.accent));
+    ui.spacing_mut().interact_size.y = 18.0;
+    ui.spacing_mut().item_spacing.y = 2.0;
+    for entry in ENTRIES.iter().filter(|entry| entry.group == group && entry.key.is_some()) {
+        ui.horizontal(|ui| {
+            ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+                ui.label(RichText::new(entry.key_name()).monospace().color(palette.dim));
+                ui.with_layout(Layout::left_to_right(Align::Center), |ui| ui.add(egui::Label::new(entry.name).truncate()));
+            });
+        });
+    }
+    ui.add_space(theme::GAP);
 }
 
 #[cfg(test)]

@@ -89,11 +89,19 @@ fn refused(ui: &mut Ui, panel: &mut Panel, catalog: &Catalog, palette: &Palette)
             ui.add(egui::Label::new(RichText::new(reason).small().color(palette.dim)).wrap().selectable(true))
                 .on_hover_text(plugin.path.display().to_string());
         }
-        if is_quarantined
-            && ui.button("Try again").on_hover_text("Load plugins again that took their process down").clicked()
+        let hint = if is_quarantined {
+            "Load plugins again that took their process down"
+        } else {
+            "Look at the plugins again, as they are built now"
+        };
+        if ui.button("Try again").on_hover_text(hint).clicked()
             && let Some(workshop) = panel.session.launch.workshop()
         {
-            workshop.try_again();
+            if is_quarantined {
+                workshop.try_again();
+            } else {
+                workshop.refresh();
+            }
         }
     });
 }

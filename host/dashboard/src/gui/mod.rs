@@ -377,6 +377,11 @@ pub fn run_name(run: &Run) -> String {
     }
 }
 
+/// `1 run`, `2 runs`.
+pub fn runs_text(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "run" } else { "runs" })
+}
+
 /// A text as one line of at most `count` characters.
 pub fn one_line(text: &str, count: usize) -> String {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(count).collect();
@@ -499,7 +504,8 @@ impl Dashboard {
             self.view.meet(&snapshot);
             self.seen = Some(snapshot.clone());
         }
-        let mut actions = if self.palette.is_open || self.keys_open { Vec::new() } else { commands::pressed(ui.ctx()) };
+        let moves = self.session.table.is_on_screen(ui.ctx()) || self.session.sweep.is_on_screen(ui.ctx());
+        let mut actions = if self.palette.is_open || self.keys_open { Vec::new() } else { commands::pressed(ui.ctx(), moves) };
         let mut requests = Vec::new();
         launch::each_frame(&mut self.panel(&snapshot, &mut actions, &mut requests));
         egui::Panel::top("bar").frame(bar_frame(ui)).show(ui, |ui| self.bar(ui, &mut actions));
@@ -543,7 +549,7 @@ impl Dashboard {
         ui.horizontal(|ui| {
             let live = snapshot.runs.iter().filter(|run| !is_over(run)).count();
             let points: usize = snapshot.runs.iter().flat_map(|run| run.series.values()).map(|series| series.len()).sum();
-            let text = format!("{} runs, {live} going on, {} values", snapshot.runs.len(), axis::short(points as f64));
+            let text = format!("{}, {live} going on, {} values", runs_text(snapshot.runs.len()), axis::short(points as f64));
             ui.label(RichText::new(text).small().color(palette.dim));
             if let Some(problem) = snapshot.problems.first().cloned().or(self.source.failure()) {
                 ui.label(RichText::new(&problem).small().color(palette.warn)).on_hover_text(snapshot.problems.join("\n"));
@@ -571,7 +577,11 @@ impl Dashboard {
         // What is the matter of one panel is carried out there.
         let mut more = Vec::new();
         let mut panel = self.panel(snapshot, &mut more, requests);
-        if curves::act(&mut panel, action) || table::act(&mut panel, action) || launch::act(&mut panel, action) {
+        if curves::act(&mut panel, action)
+            || sweep::act(&mut panel, action)
+            || table::act(&mut panel, action)
+            || launch::act(&mut panel, action)
+        {
             return context.request_repaint();
         }
 

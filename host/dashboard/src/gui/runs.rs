@@ -1,13 +1,15 @@
 //! The left of the window: the runs, newest first; which of them have curves, and which one the other panels are about.
 
 use super::axis::{duration, short};
+use super::commands::Action;
 use super::table::facts::Facts;
 use super::table::{TableView, curve_dot, fold_mark, marks, select};
 use super::theme::{self, Palette};
-use super::{Panel, Session, View, is_over, main_metric, state};
+use super::{Pane, Panel, Session, View, is_over, main_metric, runs_text, state};
 use crate::data::{Run, Snapshot};
 use eframe::egui::{
-    self, Align, Align2, FontId, Key, Layout, Rect, RichText, Role, ScrollArea, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2, vec2,
+    self, Align, Align2, Button, FontId, Key, Layout, Rect, RichText, Role, ScrollArea, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2,
+    vec2,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -51,7 +53,7 @@ pub fn show(ui: &mut Ui, panel: &mut Panel) {
     ui.horizontal(|ui| {
         let listed = rows.listed;
         let all = snapshot.runs.len() - if panel.view.table.archived { 0 } else { archived };
-        let count = if listed == all { format!("{listed} runs") } else { format!("{listed} of {all} runs") };
+        let count = if listed == all { runs_text(listed) } else { format!("{listed} of {all} runs") };
         let chosen = panel.view.chosen().len();
         let count = if chosen > 1 { format!("{count}, {chosen} selected") } else { count };
         ui.label(RichText::new(count).small().color(palette.dim));
@@ -197,15 +199,22 @@ fn heading(ui: &mut Ui, panel: &mut Panel, title: &str, count: usize, rect: Rect
     response.on_hover_text("A sweep: click to fold its runs");
 }
 
-fn empty(ui: &mut Ui, panel: &Panel, palette: &Palette) {
+fn empty(ui: &mut Ui, panel: &mut Panel, palette: &Palette) {
     ui.add_space(theme::GAP);
     ui.label(RichText::new("No runs yet").size(15.0));
     ui.add_space(4.0);
     let folders: Vec<String> = panel.folders.iter().map(|folder| folder.display().to_string()).collect();
     ui.label(
-        RichText::new(format!("This window watches {}. Start one, and it appears here by itself:", folders.join(", "))).color(palette.dim),
+        RichText::new(format!(
+            "This window watches {}. A run appears here by itself, as soon as it has compiled. Start one here, or in a terminal:",
+            folders.join(", ")
+        ))
+        .color(palette.dim),
     );
     ui.add_space(4.0);
+    if panel.host.is_some() && ui.add(Button::new(RichText::new("New run…").color(palette.on_accent)).fill(palette.accent)).clicked() {
+        panel.actions.push(Action::Show(Pane::Launch));
+    }
     let runs_dir = panel.folders.first().filter(|folder| folder.as_os_str() != "runs");
     let command = match runs_dir {
         Some(folder) => format!("solstice train experiments/digits.ron --runs-dir {}", folder.display()),

@@ -1,18 +1,19 @@
 //! Settings against a result over many runs: parallel coordinates, the best runs in order, and how each setting's ranks go with the result's.
 //!
-//! An axis a setting, the result last; a line a run, in the colour of its result. A brush is a range dragged on an axis: runs outside of any fade.
-//! The numbers stand in `sweep/numbers.rs`.
+//! An axis a setting, the result last; a line a run, in the colour of its result. A brush is a range dragged on an axis, or chosen by keys: runs
+//! outside of any fade. The numbers stand in `sweep/numbers.rs`.
 
 pub mod numbers;
 
 use super::Panel;
 use super::axis::{Axis, short};
+use super::commands::Action;
 use super::runs::elided;
 use super::table::facts::{Facts, differing, is_result, metric_names};
 use super::theme::{self, Palette};
 use eframe::egui::{
-    self, Align2, Color32, CursorIcon, FontId, Popup, PopupCloseBehavior, Pos2, Rect, RichText, Role, ScrollArea, Sense, Shape, Stroke, Ui,
-    UiBuilder, WidgetInfo, pos2, vec2,
+    self, Align2, Color32, CursorIcon, EventFilter, FontId, Key, Modifiers, Popup, PopupCloseBehavior, Pos2, Rect, RichText, Role,
+    ScrollArea, Sense, Shape, Stroke, Ui, UiBuilder, WidgetInfo, accesskit, pos2, vec2,
 };
 use numbers::{Layout, number_of, spearman};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,8 @@ const WORDS_MAX: usize = 40;
 const NOWHERE: f64 = -0.07;
 /// Name of the last axis among the brushes.
 const RESULT: &str = "=result";
+/// Different values of an axis between each of which keys stop.
+const GAPS_MAX: usize = 24;
 /// How near to a line the mouse must be.
 const REACH: f32 = 8.0;
 /// From this width the lists stand beside the lines, else below.
@@ -36,8 +39,10 @@ const WIDE: f32 = 860.0;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SweepView {
-    /// Only the runs of this sweep; all that are listed without one.
+    /// Only the runs of this sweep; of the one that the selected run belongs to without one.
     pub group: Option<String>,
+    /// All runs that are listed, whatever the sweep.
+    pub all: bool,
     /// The result; the one that tells most without one.
     pub metric: Option<String>,
     /// Its last value instead of its best.
@@ -53,10 +58,21 @@ pub struct SweepState {
     pub brushes: BTreeMap<String, (f64, f64)>,
     /// The run under the mouse.
     pub hovered: Option<String>,
+    /// The axis that was clicked or had the keyboard last: the one that the commands move.
+    pub axis: Option<String>,
+    // The frame in which the panel was drawn last.
+    drawn: u64,
     field: Option<(FieldKey, Arc<Field>)>,
 }
 
 type FieldKey = (u64, String, String);
+
+impl SweepState {
+    /// The panel was drawn in this frame or the one before.
+    pub fn is_on_screen(&self, context: &egui::Context) -> bool {
+        self.drawn > 0 && self.drawn + 1 >= context.cumulative_pass_nr()
+    }
+}
 
 /// What is drawn, worked out once a change.
 #[derive(Debug)]
@@ -90,6 +106,22 @@ impl Field {
         self.keys().zip(&line.places).all(|(key, place)| brushes.get(key).is_none_or(|(low, high)| (*low..=*high).contains(place)))
     }
 
+    /// Where the ends of a brush stop when keys move them: between any two values of the axis, and beyond the outer ones; of many values, twentieths.
+    fn gaps(&self, index: usize) -> Vec<f64> {
+        let mut places: Vec<f64> = self.lines.iter().map(|line| line.places[index]).collect();
+        places.sort_by(f64::total_cmp);
+        places.dedup();
+        let first = if places.first() == Some(&NOWHERE) { NOWHERE - 0.02 } else { 0.0 };
+        let between: Vec<f64> = if places.len() > GAPS_MAX {
+            // What lies nowhere has a gap of its own.
+            let below = (first < 0.0).then_some(NOWHERE / 2.0);
+            below.into_iter().chain((1..20).map(|part| f64::from(part) / 20.0)).collect()
+        } else {
+            places.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect()
+        };
+        std::iter::once(first).chain(between).chain([1.0]).collect()
+    }
+
     /// From 0, the worst result, to 1, the best.
     fn quality(&self, line: &Line) -> Option<f64> {
         let place = self.result.place_of(line.result?)?;
@@ -103,9 +135,34 @@ pub fn brushed(state: &SweepState) -> Vec<String> {
     field.lines.iter().filter(|line| field.is_active(line, &state.brushes)).map(|line| line.facts.id().to_owned()).collect()
 }
 
+/// Carries out an action that is this panel's matter; false for all others.
+pub fn act(panel: &mut Panel, action: Action) -> bool {
+    let by = match action {
+        Action::MoveLeft => -1,
+        Action::MoveRight => 1,
+        _ => return false,
+    };
+    let state = &panel.session.sweep;
+    let is_seen = state.drawn > 0 && state.drawn + 1 >= panel.session.table.pass;
+    let (Some(key), Some((_, field)), true) = (&state.axis, &state.field, is_seen) else { return false };
+    let Some(at) = field.axes.iter().position(|(known, _)| known == key) else { return false };
+    let to = at.saturating_add_signed(by).min(field.axes.len() - 1);
+    panel.view.sweep.axes = Some(moved(field, at, to));
+    true
+}
+
+// The axes with the one at `from` taken to the place `to`.
+fn moved(field: &Field, from: usize, to: usize) -> Vec<String> {
+    let mut axes: Vec<String> = field.axes.iter().map(|(key, _)| key.clone()).collect();
+    let axis = axes.remove(from);
+    axes.insert(to, axis);
+    axes
+}
+
 /// Draws the panel.
 pub fn show(ui: &mut Ui, panel: &mut Panel) {
     let palette = Palette::of(ui);
+    panel.session.sweep.drawn = ui.ctx().cumulative_pass_nr();
     let snapshot = panel.snapshot.clone();
     panel.session.table.book.update(&snapshot);
     let listed = panel.session.table.book.listed(&panel.view.filter, panel.view.table.archived);
@@ -150,16 +207,17 @@ pub fn show(ui: &mut Ui, panel: &mut Panel) {
 
 fn field_of(panel: &mut Panel, listed: &Arc<Vec<Arc<Facts>>>, groups: &[String]) -> Arc<Field> {
     let view = &panel.view.sweep;
+    let group = group_of(panel, groups);
     let key = (
         panel.session.table.book.generation,
         panel.view.filter.clone(),
-        format!("{:?} {} {:?}", view, panel.view.table.archived, panel.view.table.best),
+        format!("{:?} {group:?} {} {:?}", view, panel.view.table.archived, panel.view.table.best),
     );
     if let Some((_, field)) = panel.session.sweep.field.as_ref().filter(|(known, _)| *known == key) {
         return field.clone();
     }
-    let group = view.group.as_ref().filter(|group| groups.contains(group));
-    let runs: Vec<Arc<Facts>> = listed.iter().filter(|facts| group.is_none() || facts.run.group.as_ref() == group).cloned().collect();
+    let is_in = |facts: &Arc<Facts>| group.is_none() || facts.run.group == group;
+    let runs: Vec<Arc<Facts>> = listed.iter().filter(|facts| is_in(facts)).cloned().collect();
     let metrics = metric_names(&runs);
     let metric = view.metric.clone().filter(|metric| metrics.contains(metric)).or_else(|| metrics.first().cloned()).unwrap_or_default();
     let is_greatest_best = panel.view.table.is_greatest_best(&metric);
@@ -203,6 +261,14 @@ fn field_of(panel: &mut Panel, listed: &Arc<Vec<Arc<Facts>>>, groups: &[String])
     field
 }
 
+// The sweep that is shown: the one that was chosen, else the selected run's.
+fn group_of(panel: &Panel, groups: &[String]) -> Option<String> {
+    let view = &panel.view.sweep;
+    let of_selected = || panel.selected().and_then(|run| run.group.clone());
+    let chosen = view.group.clone().filter(|group| groups.contains(group));
+    chosen.or_else(of_selected).filter(|group| !view.all && groups.contains(group))
+}
+
 // Runs whose value of a setting is not the one that most have.
 fn unlike_most(runs: &[Arc<Facts>], key: &str) -> usize {
     let mut counts: BTreeMap<Option<&String>, usize> = BTreeMap::new();
@@ -213,12 +279,17 @@ fn unlike_most(runs: &[Arc<Facts>], key: &str) -> usize {
 fn toolbar(ui: &mut Ui, panel: &mut Panel, field: &Arc<Field>, groups: &[String], listed: usize, palette: &Palette) {
     ui.horizontal_wrapped(|ui| {
         if !groups.is_empty() {
-            let group = &mut panel.view.sweep.group;
-            let text = group.clone().filter(|group| groups.contains(group)).unwrap_or_else(|| "All listed runs".into());
+            let group = group_of(panel, groups);
+            let view = &mut panel.view.sweep;
+            let text = group.clone().unwrap_or_else(|| "All listed runs".into());
             let combo = egui::ComboBox::from_id_salt("sweep runs").selected_text(text).width(150.0).show_ui(ui, |ui| {
-                ui.selectable_value(group, None, "All listed runs");
+                if ui.selectable_label(group.is_none(), "All listed runs").clicked() {
+                    (view.group, view.all) = (None, true);
+                }
                 for name in groups {
-                    ui.selectable_value(group, Some(name.clone()), name);
+                    if ui.selectable_label(group.as_ref() == Some(name), name).clicked() {
+                        (view.group, view.all) = (Some(name.clone()), false);
+                    }
                 }
             });
             combo.response.accessible_name("Runs of the sweep");
@@ -245,7 +316,7 @@ fn toolbar(ui: &mut Ui, panel: &mut Panel, field: &Arc<Field>, groups: &[String]
             Popup::menu(&button).close_behavior(PopupCloseBehavior::CloseOnClickOutside).show(|ui| chooser(ui, panel, field));
         }
         let active = field.lines.iter().filter(|line| field.is_active(line, &panel.session.sweep.brushes)).count();
-        let text = if active == field.lines.len() { format!("{active} runs") } else { format!("{active} of {} runs", field.lines.len()) };
+        let text = if active == field.lines.len() { super::runs_text(active) } else { format!("{active} of {} runs", field.lines.len()) };
         if listed > 1 {
             ui.label(RichText::new(text).small().color(palette.dim)).on_hover_text("The filter of the runs decides which are here");
         }
@@ -362,6 +433,14 @@ fn coordinates(ui: &mut Ui, panel: &mut Panel, field: &Arc<Field>, rect: Rect, h
             double_clicked = true;
         }
         clicked |= axis.clicked();
+        if axis.gained_focus() || axis.clicked() {
+            touch(panel, key);
+        }
+        if axis.has_focus() {
+            brush_by_keys(ui, panel, field, index, key, axis.id);
+            let ring = Rect::from_min_max(pos2(x - 11.0, plot.top - 6.0), pos2(x + 11.0, rect.bottom()));
+            ui.painter_at(rect).rect_stroke(ring, 4.0, Stroke::new(1.0, palette.accent), egui::StrokeKind::Inside);
+        }
     }
 
     // The line under the mouse, but not while a brush is drawn.
@@ -440,6 +519,48 @@ fn coordinates(ui: &mut Ui, panel: &mut Panel, field: &Arc<Field>, rect: Rect, h
     }
 }
 
+// The commands move this axis from now on.
+fn touch(panel: &mut Panel, key: &str) {
+    panel.session.sweep.axis = Some(key.to_owned());
+    panel.session.table.column = None;
+}
+
+// The keyboard on an axis: Up and Down move the lower end of its brush, with Shift the upper end, from one gap between values to the next.
+fn brush_by_keys(ui: &Ui, panel: &mut Panel, field: &Field, index: usize, key: &str, id: egui::Id) {
+    ui.memory_mut(|memory| memory.set_focus_lock_filter(id, EventFilter { vertical_arrows: true, ..EventFilter::default() }));
+    let (lower, upper, is_cleared) = ui.input_mut(|input| {
+        let mut pressed = |modifiers, key| i32::from(input.consume_key(modifiers, key));
+        // With Shift first: without it the key alone would count.
+        let upper = pressed(Modifiers::SHIFT, Key::ArrowUp) - pressed(Modifiers::SHIFT, Key::ArrowDown);
+        let lower = pressed(Modifiers::NONE, Key::ArrowUp) - pressed(Modifiers::NONE, Key::ArrowDown);
+        let is_cleared = pressed(Modifiers::NONE, Key::Backspace) > 0;
+        let asked = |action| input.num_accesskit_action_requests(id, action) as i32;
+        (lower + asked(accesskit::Action::Increment) - asked(accesskit::Action::Decrement), upper, is_cleared)
+    });
+    let brushes = &mut panel.session.sweep.brushes;
+    if is_cleared {
+        brushes.remove(key);
+    }
+    if lower == 0 && upper == 0 {
+        return;
+    }
+    let gaps = field.gaps(index);
+    let (first, last) = (gaps[0], gaps[gaps.len() - 1]);
+    let (low, high) = brushes.get(key).copied().unwrap_or((first, last));
+    let beside = |from: f64, by: i32| match by {
+        0 => from,
+        1.. => gaps.iter().copied().find(|gap| *gap > from + 1e-9).unwrap_or(last),
+        _ => gaps.iter().copied().rev().find(|gap| *gap < from - 1e-9).unwrap_or(first),
+    };
+    let (low, high) = (beside(low, lower), beside(high, upper));
+    if low <= first && high >= last {
+        brushes.remove(key);
+    } else if low < high {
+        brushes.insert(key.to_owned(), (low, high));
+    }
+    ui.ctx().request_repaint();
+}
+
 // What a screen reader says of an axis.
 fn axis_text(field: &Field, index: usize, brush: Option<&(f64, f64)>) -> String {
     let range = match layout(field, index) {
@@ -450,7 +571,17 @@ fn axis_text(field: &Field, index: usize, brush: Option<&(f64, f64)>) -> String 
         }
     };
     match brush {
-        Some((low, high)) => format!("{range}; brushed from {:.0} % to {:.0} % of it", low * 100.0, high * 100.0),
+        Some((low, high)) => match layout(field, index) {
+            Layout::Words(words) => {
+                let chosen = |word: &&String| layout(field, index).place(word).is_some_and(|place| (*low..=*high).contains(&place));
+                let chosen: Vec<&str> = words.iter().filter(chosen).map(String::as_str).collect();
+                format!("{range}; brushed: {}", if chosen.is_empty() { "none".into() } else { chosen.join(", ") })
+            }
+            Layout::Numbers { .. } => {
+                let value = |place: f64| short(layout(field, index).value_at(place).unwrap_or_default());
+                format!("{range}; brushed from {} to {}", value(*low), value(*high))
+            }
+        },
         None => range,
     }
 }
@@ -544,11 +675,11 @@ fn title(ui: &mut Ui, panel: &mut Panel, field: &Arc<Field>, index: usize, rect:
         let nearest =
             (0..=last).min_by(|a, b| (plot.xs[*a] - pointer.x).abs().total_cmp(&(plot.xs[*b] - pointer.x).abs())).unwrap_or(index);
         if nearest != index {
-            let mut axes: Vec<String> = field.axes.iter().map(|(key, _)| key.clone()).collect();
-            let moved = axes.remove(index);
-            axes.insert(nearest, moved);
-            panel.view.sweep.axes = Some(axes);
+            panel.view.sweep.axes = Some(moved(field, index, nearest));
         }
+    }
+    if response.gained_focus() || response.clicked() {
+        touch(panel, key);
     }
     response.context_menu(|ui| {
         if ui.button("Hide this axis").clicked() {
@@ -567,7 +698,9 @@ fn title(ui: &mut Ui, panel: &mut Panel, field: &Arc<Field>, index: usize, rect:
     let width = fits(text).min(rect.width());
     let left = (rect.center().x - width / 2.0).max(all.left());
     elided(ui, &ui.painter_at(all), pos2(left, rect.center().y), rect.width().max(40.0), text, 12.0, color);
-    response.on_hover_text(format!("{key}\nDrag: another place; drag on the axis: choose a range; double click on it: all again"));
+    response.on_hover_text(format!(
+        "{key}\nDrag, or Ctrl+Left and Right: another place; drag on the axis: choose a range; double click on it: all again"
+    ));
 }
 
 fn tooltip(ui: &mut Ui, field: &Field, line: &Line, palette: &Palette) {

@@ -10,10 +10,10 @@ pub mod filter;
 pub mod listing;
 pub mod marks;
 
-use super::Panel;
 use super::commands::Action;
 use super::runs::elided;
 use super::theme::{self, Palette};
+use super::{Pane, Panel};
 use crate::data::SentState;
 use columns::Column;
 use eframe::egui::{
@@ -75,6 +75,8 @@ pub struct TableView {
     pub archived: bool,
     /// Columns that were shown or hidden by hand.
     pub columns: Vec<(Column, bool)>,
+    /// Columns from left to right, once one was moved by hand.
+    pub order: Vec<Column>,
     /// Widths that were changed by hand.
     pub widths: Vec<(Column, f32)>,
     /// Metrics whose best was set by hand: true where it is the greatest.
@@ -94,6 +96,8 @@ pub struct TableState {
     pub refused: Option<String>,
     /// The row that is scrolled to in the next frame.
     pub scroll_to: Option<String>,
+    /// The column whose head was clicked or had the keyboard last: the one that the commands move.
+    pub column: Option<Column>,
     /// Number of the frame that is being carried out.
     pub pass: u64,
     /// Runs whose rows were drawn in the last frame.
@@ -134,7 +138,35 @@ fn ids(listing: &Listing) -> Vec<String> {
 
 /// Carries out an action that is this panel's matter; false for all others.
 pub fn act(panel: &mut Panel, action: Action) -> bool {
-    marks::act(panel, action)
+    match action {
+        Action::MoveLeft => move_column(panel, -1),
+        Action::MoveRight => move_column(panel, 1),
+        _ => return marks::act(panel, action),
+    }
+    true
+}
+
+// The column that was touched last, by one place. Nothing moves out of sight.
+fn move_column(panel: &mut Panel, by: isize) {
+    let state = &mut panel.session.table;
+    let listing = state.listing.clone().filter(|_| state.drawn > 0 && state.drawn + 1 >= state.pass);
+    let Some((_, listing)) = listing else { return panel.view.show_pane(Pane::Table) };
+    let at = state.column.as_ref().and_then(|column| listing.columns.iter().position(|known| known == column));
+    let Some(at) = at else {
+        state.refused = Some("Choose the column to move first: click on its head, or go there with Tab".into());
+        return;
+    };
+    state.refused = None;
+    let to = at.saturating_add_signed(by).min(listing.columns.len() - 1);
+    panel.view.table.order = moved(&listing.columns, at, to);
+}
+
+// The columns with the one at `from` taken to the place `to`.
+fn moved(columns: &[Column], from: usize, to: usize) -> Vec<Column> {
+    let mut columns = columns.to_vec();
+    let column = columns.remove(from);
+    columns.insert(to, column);
+    columns
 }
 
 /// Draws the panel.
@@ -292,8 +324,10 @@ fn chooser(ui: &mut Ui, panel: &mut Panel, listing: &Arc<Listing>, palette: &Pal
             ui.add_space(4.0);
         }
     });
-    if !panel.view.table.columns.is_empty() && ui.button("Columns as at first").clicked() {
+    let is_changed = !panel.view.table.columns.is_empty() || !panel.view.table.order.is_empty();
+    if is_changed && ui.button("Columns as at first").clicked() {
         panel.view.table.columns.clear();
+        panel.view.table.order.clear();
     }
 }
 
@@ -381,18 +415,75 @@ fn head(ui: &mut Ui, panel: &mut Panel, listing: &Listing, frame: &Frame, palett
     ui.set_clip_rect(Rect::from_min_max(pos2(frame.first, rect.top()), rect.max));
     for (index, column) in listing.columns.iter().enumerate() {
         let cell = frame.cell(index, rect);
-        if cell.right() > frame.first && cell.left() < rect.right() {
-            head_cell(ui, panel, column, cell, palette);
+        // One that is dragged out of sight is still dragged.
+        let is_dragged = ui.ctx().is_being_dragged(sort_id(ui, column));
+        if is_dragged || (cell.right() > frame.first && cell.left() < rect.right()) {
+            let head = head_cell(ui, panel, column, cell, palette);
+            drag_column(ui, panel, listing, frame, index, rect, &head, palette);
         }
     }
     ui.set_clip_rect(clip);
     head_cell(ui, panel, &Column::Name, Rect::from_min_max(rect.min, pos2(frame.first, rect.bottom())), palette);
 }
 
-fn head_cell(ui: &mut Ui, panel: &mut Panel, column: &Column, cell: Rect, palette: &Palette) {
+// A head that is dragged: its name goes with the mouse, and a line says where it would stand.
+#[expect(clippy::too_many_arguments, reason = "a column, where it is, and what is drawn")]
+fn drag_column(
+    ui: &Ui,
+    panel: &mut Panel,
+    listing: &Listing,
+    frame: &Frame,
+    index: usize,
+    head: Rect,
+    response: &Response,
+    palette: &Palette,
+) {
+    let is_over = response.drag_stopped();
+    let Some(pointer) = response.interact_pointer_pos().filter(|_| response.dragged() || is_over) else { return };
+    // The gap between two columns that is nearest: 0 is before the first.
+    let edge = |gap: &usize| (frame.edges[*gap] - pointer.x).abs();
+    let gap = (0..frame.edges.len()).min_by(|a, b| edge(a).total_cmp(&edge(b))).unwrap_or(index);
+    let to = if gap > index { gap - 1 } else { gap };
+    if is_over {
+        if to != index {
+            panel.view.table.order = moved(&listing.columns, index, to);
+        }
+        return;
+    }
+    let layer = egui::LayerId::new(egui::Order::Tooltip, egui::Id::unique("moved column"));
+    let painter = ui.ctx().layer_painter(layer).with_clip_rect(frame.view);
+    if to != index {
+        let x = frame.edges[gap].clamp(frame.first + 1.0, frame.view.right() - 1.0);
+        painter.vline(x, frame.view.y_range(), Stroke::new(2.0, palette.accent));
+    }
+    let title = listing.columns[index].title(&panel.view.table);
+    let galley = painter.layout_no_wrap(title, FontId::proportional(12.0), palette.text);
+    let ghost = Rect::from_center_size(pos2(pointer.x, head.center().y), galley.size() + vec2(2.0 * PAD, 6.0));
+    painter.rect(ghost, 4.0, palette.raised, Stroke::new(1.0, palette.accent), egui::StrokeKind::Inside);
+    painter.galley(ghost.min + vec2(PAD, 3.0), galley, palette.text);
+    // Further columns come into sight at the edges.
+    let reach = 28.0;
+    let by = if pointer.x > head.right() - reach && frame.edges[frame.edges.len() - 1] > frame.view.right() {
+        -6.0
+    } else if pointer.x < frame.first + reach && frame.edges[0] < frame.first {
+        6.0
+    } else {
+        return;
+    };
+    ui.scroll_with_delta(vec2(by, 0.0));
+    ui.ctx().request_repaint();
+}
+
+fn sort_id(ui: &Ui, column: &Column) -> egui::Id {
+    ui.scope_id().with(("sort", column))
+}
+
+fn head_cell(ui: &mut Ui, panel: &mut Panel, column: &Column, cell: Rect, palette: &Palette) -> Response {
     let title = column.title(&panel.view.table);
     let sort = panel.view.table.sort.as_ref().filter(|sort| sort.column == *column).cloned();
-    let response = ui.interact(cell, ui.scope_id().with(("sort", column)), Sense::click());
+    let can_move = *column != Column::Name;
+    let sense = if can_move { Sense::click_and_drag() } else { Sense::click() };
+    let response = ui.interact(cell, sort_id(ui, column), sense);
     response.widget_info(|| {
         let mut info = WidgetInfo::labeled(Role::Button, true, format!("Sort by {title}"));
         info.current_text_value = sort.as_ref().map(|sort| if sort.descending { "descending".into() } else { "ascending".into() });
@@ -401,6 +492,10 @@ fn head_cell(ui: &mut Ui, panel: &mut Panel, column: &Column, cell: Rect, palett
     if response.clicked() {
         let descending = sort.as_ref().is_some_and(|sort| !sort.descending);
         panel.view.table.sort = Some(Sort { column: column.clone(), descending });
+    }
+    if can_move && (response.clicked() || response.gained_focus() || response.secondary_clicked()) {
+        panel.session.table.column = Some(column.clone());
+        panel.session.sweep.axis = None;
     }
     response.context_menu(|ui| {
         if ui.button("Smallest first").clicked() {
@@ -424,7 +519,14 @@ fn head_cell(ui: &mut Ui, panel: &mut Panel, column: &Column, cell: Rect, palett
                 panel.view.table.best.insert(metric.to_owned(), !is_greatest);
             }
         }
-        if *column != Column::Name && ui.button("Hide this column").clicked() {
+        if can_move {
+            for (action, text) in [(Action::MoveLeft, "Move to the left"), (Action::MoveRight, "Move to the right")] {
+                if ui.add(egui::Button::new(text).shortcut_text(action.entry().key_name())).clicked() {
+                    panel.actions.push(action);
+                }
+            }
+        }
+        if can_move && ui.button("Hide this column").clicked() {
             panel.view.table.columns.retain(|(known, _)| known != column);
             panel.view.table.columns.push((column.clone(), false));
         }
@@ -444,7 +546,11 @@ fn head_cell(ui: &mut Ui, panel: &mut Panel, column: &Column, cell: Rect, palett
     }
     let align = if column.is_number() { Align2::RIGHT_CENTER } else { Align2::LEFT_CENTER };
     cell_text(ui, &painter, text_rect, &title, FontId::proportional(12.0), color, align);
-    response.on_hover_text(format!("{title}\nClick: sort by it; again: the other way round"));
+    if response.has_focus() {
+        painter.rect_stroke(cell.shrink(2.0), 3.0, Stroke::new(1.0, palette.accent), egui::StrokeKind::Inside);
+    }
+    let hint = if can_move { "\nDrag: another place" } else { "" };
+    let response = response.on_hover_text(format!("{title}\nClick: sort by it; again: the other way round{hint}"));
 
     // The edge: drag it, or double click for the width it had.
     let edge = Rect::from_x_y_ranges(cell.right() - 4.0..=cell.right() + 3.0, cell.y_range());
@@ -463,6 +569,7 @@ fn head_cell(ui: &mut Ui, panel: &mut Panel, column: &Column, cell: Rect, palett
     if edge.double_clicked() {
         panel.view.table.widths.retain(|(known, _)| known != column);
     }
+    response
 }
 
 fn heading(ui: &mut Ui, panel: &mut Panel, listing: &Listing, index: usize, row: Rect, frame: &Frame, palette: &Palette) {

@@ -134,7 +134,9 @@ pub fn show(ui: &Ui, panel: &mut Panel, scene: &Scene, metric: &str, rect: Rect,
     let mut bad = Vec::new();
     let lines = drawn.iter().map(|trace| line_of(trace, &x, &y, is_smooth, &mut bad)).collect();
     let picture = Picture { title: metric.into(), frame: rect, plot, x_axis: panel.view.x_axis, x, y, lines, bad };
-    let is_quiet = export::carry_out(ui, panel, &runs, &picture, palette);
+    let is_whole_y = zoomed.is_none() && options.low.is_none() && options.high.is_none();
+    let notes = notes(panel, scene, metric, &runs, seen.filter(|_| is_whole_y), scale);
+    export::carry_out(ui, panel, &runs, &picture, &notes, palette);
     picture.paint_grid(&painter, palette);
     picture.paint_lines(&painter.with_clip_rect(plot.expand(1.0).intersect(ui.clip_rect())), palette);
     if seen.is_none() {
@@ -142,24 +144,20 @@ pub fn show(ui: &Ui, panel: &mut Panel, scene: &Scene, metric: &str, rect: Rect,
         painter.text(plot.center(), Align2::CENTER_CENTER, text, FontId::proportional(12.0), palette.dim);
     }
 
-    let is_whole_y = zoomed.is_none() && options.low.is_none() && options.high.is_none();
-    let notes = notes(panel, scene, metric, &runs, seen.filter(|_| is_whole_y), scale);
     ui.ctx().accesskit_node_builder(response.id, |node| {
         let mut text = readout::value_text(metric, drawn, panel.view.x_axis);
         notes.iter().for_each(|(note, _)| text = format!("{text}; {note}"));
         node.set_value(text);
     });
     marks::show(ui, &painter, panel, &runs, &x, plot, palette);
-    title_row(ui, panel, metric, rect, &painter, &notes, palette, is_quiet);
-    if response.has_focus() && !is_quiet {
+    title_row(ui, panel, metric, rect, &painter, &notes, palette);
+    if response.has_focus() {
         painter.rect_stroke(rect.shrink(0.5), 5.0, Stroke::new(1.0, palette.accent), StrokeKind::Inside);
     }
     navigate::show(ui, panel, metric, response, &x, &y, plot, &painter, palette);
     card::choose(ui, panel, metric, response, &runs, &x, &y, plot);
     card::mark(panel, metric, &runs, &x, &y, plot, &painter, palette);
-    if !is_quiet {
-        readout::show(&painter, panel, metric, drawn, &x, &y, plot, rect, palette, is_smooth);
-    }
+    readout::show(&painter, panel, metric, drawn, &x, &y, plot, rect, palette, is_smooth);
     Popup::context_menu(response).close_behavior(PopupCloseBehavior::CloseOnClickOutside).show(|ui| menu::show(ui, panel, metric));
 }
 
@@ -258,35 +256,23 @@ fn notes(panel: &Panel, scene: &Scene, metric: &str, runs: &[Trace], seen: Optio
 }
 
 // Title on the left, badges and the button of the menu on the right.
-fn title_row(
-    ui: &Ui,
-    panel: &mut Panel,
-    metric: &str,
-    rect: Rect,
-    painter: &Painter,
-    notes: &[(String, bool)],
-    palette: &Palette,
-    is_quiet: bool,
-) {
+fn title_row(ui: &Ui, panel: &mut Panel, metric: &str, rect: Rect, painter: &Painter, notes: &[(String, bool)], palette: &Palette) {
     let middle = rect.top() + TITLE_HEIGHT / 2.0 + 1.0;
-    let mut right = rect.right() - 8.0;
-    if !is_quiet {
-        let button = Rect::from_center_size(pos2(rect.right() - 18.0, middle), vec2(24.0, 20.0));
-        right = button.left() - 4.0;
-        let options = ui.interact(button, Id::unique(("options of", metric)), Sense::click());
-        options.widget_info(|| WidgetInfo::labeled(Role::Button, true, format!("Options of {metric}")));
-        if options.hovered() || options.has_focus() || Popup::menu(&options).is_open() {
-            painter.rect_filled(button, 4.0, palette.raised);
-        }
-        for x in [-5.0, 0.0, 5.0] {
-            painter.circle_filled(button.center() + vec2(x, 0.0), 1.5, palette.dim);
-        }
-        if options.has_focus() {
-            painter.rect_stroke(button, 4.0, Stroke::new(1.0, palette.accent), StrokeKind::Inside);
-        }
-        Popup::menu(&options).close_behavior(PopupCloseBehavior::CloseOnClickOutside).show(|ui| menu::show(ui, panel, metric));
-        options.on_hover_text("Range, zero, export");
+    let button = Rect::from_center_size(pos2(rect.right() - 18.0, middle), vec2(24.0, 20.0));
+    let mut right = button.left() - 4.0;
+    let options = ui.interact(button, Id::unique(("options of", metric)), Sense::click());
+    options.widget_info(|| WidgetInfo::labeled(Role::Button, true, format!("Options of {metric}")));
+    if options.hovered() || options.has_focus() || Popup::menu(&options).is_open() {
+        painter.rect_filled(button, 4.0, palette.raised);
     }
+    for x in [-5.0, 0.0, 5.0] {
+        painter.circle_filled(button.center() + vec2(x, 0.0), 1.5, palette.dim);
+    }
+    if options.has_focus() {
+        painter.rect_stroke(button, 4.0, Stroke::new(1.0, palette.accent), StrokeKind::Inside);
+    }
+    Popup::menu(&options).close_behavior(PopupCloseBehavior::CloseOnClickOutside).show(|ui| menu::show(ui, panel, metric));
+    options.on_hover_text("Range, zero, export");
     for (text, is_warning) in notes {
         let color = if *is_warning { palette.warn } else { palette.dim };
         let galley = painter.layout_no_wrap(text.clone(), FontId::proportional(10.5), color);

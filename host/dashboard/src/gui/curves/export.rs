@@ -1,20 +1,25 @@
-//! A chart as a file: its points as CSV, its drawing as SVG, its picture as PNG. Files are written by a thread; the panel says where.
+//! A chart as a file: its points as CSV, its drawing as SVG or as PNG with twice the window's pixels. Files are written by a thread; the panel says where.
 
 use super::super::Panel;
 use super::super::theme::{self, Palette};
 use super::chart::Trace;
 use super::lines::{Line, Picture, STRIP_HEIGHT};
+use super::{marks, raster};
 use crate::data::{Series, XAxis};
 use crossbeam_channel::{Receiver, Sender};
-use eframe::egui::{self, ColorImage, Frame, Margin, Pos2, Rect, RichText, Ui, pos2};
+use eframe::egui::{self, Align2, FontId, Frame, Margin, Painter, Pos2, Rect, RichText, Ui, pos2, vec2};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Frames after which a picture that does not come is given up: a window that is not drawn gives none.
-const SHOT_FRAMES: u32 = 120;
+/// Pixels of a PNG for each of the window's, along each side.
+const PNG_SCALE: f32 = 2.0;
+/// Between a chart and the names of its curves below.
+const LEGEND_GAP: f32 = 8.0;
+/// Height of a name there.
+const LEGEND_ROW: f32 = 16.0;
 
 /// Kinds of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +28,7 @@ pub enum Format {
     Csv,
     /// The drawing.
     Svg,
-    /// The picture as it is on screen.
+    /// The same as pixels.
     Png,
 }
 
@@ -47,13 +52,11 @@ pub struct Exports {
     channel: (Sender<Result<PathBuf, String>>, Receiver<Result<PathBuf, String>>),
     /// Where the last one is, or why it is not.
     pub said: Option<Result<PathBuf, String>>,
-    /// The chart whose picture is being taken, and for how many frames yet.
-    shot: Option<(String, u32)>,
 }
 
 impl Default for Exports {
     fn default() -> Exports {
-        Exports { channel: crossbeam_channel::unbounded(), said: None, shot: None }
+        Exports { channel: crossbeam_channel::unbounded(), said: None }
     }
 }
 
@@ -62,7 +65,6 @@ pub fn poll(panel: &mut Panel) {
     let exports = &mut panel.session.charts.exports;
     while let Ok(outcome) = exports.channel.1.try_recv() {
         exports.said = Some(outcome);
-        exports.shot = None;
     }
 }
 
@@ -98,24 +100,12 @@ pub fn line(ui: &mut Ui, panel: &mut Panel) {
     }
 }
 
-/// Begins what was asked of this chart; true while its picture is being taken, when nothing of the mouse may be on it.
-pub fn carry_out(ui: &Ui, panel: &mut Panel, runs: &[Trace], picture: &Picture, palette: &Palette) -> bool {
+/// Begins what was asked of this chart. `notes`: what its title says besides its name.
+pub fn carry_out(ui: &Ui, panel: &mut Panel, runs: &[Trace], picture: &Picture, notes: &[(String, bool)], palette: &Palette) {
     let context = ui.ctx();
-    let charts = &mut panel.session.charts;
-    if let Some((metric, left)) = &mut charts.exports.shot
-        && *metric == picture.title
-    {
-        *left = left.saturating_sub(1);
-        if *left == 0 {
-            charts.exports.shot = None;
-            charts.exports.said = Some(Err("the window gave no picture: it has to be in sight for that".into()));
-        }
-        context.request_repaint();
-        return true;
-    }
-    let Some((_, format)) = charts.export.take_if(|(metric, _)| *metric == picture.title) else { return false };
+    let Some((_, format)) = panel.session.charts.export.take_if(|(metric, _)| *metric == picture.title) else { return };
     let folders = folders(panel.folders, runs);
-    let sender = charts.exports.channel.0.clone();
+    let sender = panel.session.charts.exports.channel.0.clone();
     let stem = stem(&picture.title);
     let waker = context.clone();
     let send = move |outcome| {
@@ -138,17 +128,16 @@ pub fn carry_out(ui: &Ui, panel: &mut Panel, runs: &[Trace], picture: &Picture, 
             spawn(move || send(save(&folders, &stem, "svg", |file| file.write_all(text.as_bytes()))));
         }
         Format::Png => {
-            charts.exports.shot = Some((picture.title.clone(), SHOT_FRAMES));
-            let (rect, scale) = (picture.frame.intersect(ui.clip_rect()), context.pixels_per_point());
-            context.request_screenshot(move |image| {
-                spawn(move || {
-                    send(save(&folders, &stem, "png", |file| write_png(file, &image, rect, scale)));
-                });
+            let (picture, palette, scale) = (picture.clone(), *palette, context.pixels_per_point() * PNG_SCALE);
+            let marks = marks::seen(panel, runs, &picture.x, &palette);
+            let notes: Vec<String> = notes.iter().map(|(note, _)| note.clone()).collect();
+            spawn(move || {
+                let picture = png(&picture, &marks, &notes, &palette, scale);
+                let write = |file: &mut BufWriter<File>| picture.write_to(file, image::ImageFormat::Png).map_err(io::Error::other);
+                send(save(&folders, &stem, "png", write));
             });
-            return true;
         }
     }
-    false
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) {
@@ -226,17 +215,37 @@ fn csv_field(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
 
-/// The part of a window's picture that is `rect`, in points of `scale` pixels.
-fn write_png(file: &mut (impl Write + io::Seek), image: &ColorImage, rect: Rect, scale: f32) -> io::Result<()> {
-    let [width, height] = image.size;
-    let pixel = |at: f32, bound: usize| ((at * scale).round().max(0.0) as usize).min(bound);
-    let (left, right) = (pixel(rect.left(), width), pixel(rect.right(), width));
-    let (top, bottom) = (pixel(rect.top(), height), pixel(rect.bottom(), height));
-    let rows = (top..bottom).flat_map(|row| &image.pixels[row * width + left..row * width + right]);
-    let bytes: Vec<u8> = rows.flat_map(|color| color.to_srgba_unmultiplied()).collect();
-    let picture = image::RgbaImage::from_raw(right.saturating_sub(left) as u32, bottom.saturating_sub(top) as u32, bytes)
-        .ok_or_else(|| io::Error::other("the picture has another size than it says"))?;
-    picture.write_to(file, image::ImageFormat::Png).map_err(io::Error::other)
+/// The drawing at `scale` pixels a point: title, axes, bands, lines, marks and a legend.
+fn png(picture: &Picture, marks: &[marks::Place], notes: &[String], palette: &Palette, scale: f32) -> image::RgbaImage {
+    let offset = -picture.frame.min.to_vec2();
+    let size = picture.frame.size() + vec2(0.0, LEGEND_GAP * 2.0 + LEGEND_ROW * picture.lines.len() as f32);
+    raster::drawn(size, scale, |painter| {
+        let chart = picture.clone().translated(offset);
+        painter.rect_filled(Rect::from_min_size(Pos2::ZERO, size), 0.0, palette.background);
+        let title = painter.text(pos2(10.0, 14.0), Align2::LEFT_CENTER, &chart.title, FontId::proportional(12.5), palette.text);
+        let small = FontId::proportional(10.5);
+        painter.text(pos2(title.right() + 12.0, 14.5), Align2::LEFT_CENTER, notes.join(", "), small.clone(), palette.dim);
+        let name = super::x_axis_name(chart.x_axis);
+        painter.text(pos2(chart.plot.right(), 14.5), Align2::RIGHT_CENTER, name, small, palette.dim);
+        chart.paint_grid(painter, palette);
+        let strip = chart.plot.bottom() + STRIP_HEIGHT / 2.0 + 0.5;
+        for mark in marks {
+            theme::event_mark(painter, pos2(mark.at + offset.x, strip), mark.shape, mark.color);
+        }
+        legend(painter, &chart, palette);
+        let plot = chart.plot;
+        chart.paint_lines(&painter.with_clip_rect(plot.expand(1.0)), palette);
+    })
+}
+
+// The names of the curves under the chart, the last drawn first.
+fn legend(painter: &Painter, chart: &Picture, palette: &Palette) {
+    for (index, line) in chart.lines.iter().rev().enumerate() {
+        let y = chart.frame.bottom() + LEGEND_GAP + LEGEND_ROW * (index as f32 + 0.5);
+        let sample = vec![pos2(chart.plot.left(), y), pos2(chart.plot.left() + 20.0, y)];
+        theme::dashed(painter, sample, egui::Stroke::new(2.4, line.color), line.dash);
+        painter.text(pos2(chart.plot.left() + 28.0, y), Align2::LEFT_CENTER, &line.name, FontId::proportional(11.0), palette.text);
+    }
 }
 
 /// The drawing: title, axes, ticks, bands, lines and a legend; texts are texts.
@@ -244,8 +253,8 @@ pub fn svg(picture: &Picture, palette: &Palette) -> String {
     let frame = picture.frame;
     let plot = picture.plot.translate(-frame.min.to_vec2());
     let at = |point: Pos2| point - frame.min.to_vec2();
-    let legend_top = frame.height() + 8.0;
-    let height = legend_top + picture.lines.len() as f32 * 16.0 + 8.0;
+    let legend_top = frame.height() + LEGEND_GAP;
+    let height = legend_top + picture.lines.len() as f32 * LEGEND_ROW + LEGEND_GAP;
     let (text_color, dim) = (theme::hex(palette.text), theme::hex(palette.dim));
     let mut svg = String::new();
     // Writing to a string cannot fail.
@@ -286,7 +295,7 @@ pub fn svg(picture: &Picture, palette: &Palette) -> String {
     }
     let _ = writeln!(svg, r#"</g><g id="legend" font-size="11" fill="{text_color}">"#);
     for (index, line) in picture.lines.iter().rev().enumerate() {
-        let y = legend_top + 16.0 * index as f32 + 6.0;
+        let y = legend_top + LEGEND_ROW * index as f32 + 6.0;
         let _ = writeln!(
             svg,
             r#"<path d="M{:.2} {y:.2}h20" fill="none" stroke="{}" stroke-width="2.4"{}/>"#,
@@ -346,19 +355,6 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use eframe::egui::Color32;
-
-    #[test]
-    fn a_picture_is_cut_out_where_the_chart_is() {
-        // Four by three pixels at two pixels a point: the point (1, 0.5) to (2, 1.5) is pixels 2 to 4 of rows 1 to 3.
-        let pixels = (0..12).map(|index| Color32::from_rgb(index, 0, 0)).collect();
-        let image = ColorImage::new([4, 3], pixels);
-        let mut file = io::Cursor::new(Vec::new());
-        write_png(&mut file, &image, Rect::from_min_max(pos2(1.0, 0.5), pos2(2.0, 1.5)), 2.0).unwrap();
-        let read = image::load_from_memory(file.get_ref()).unwrap().to_rgba8();
-        assert_eq!(read.dimensions(), (2, 2));
-        assert_eq!(read.pixels().map(|pixel| pixel.0[0]).collect::<Vec<_>>(), [6, 7, 10, 11]);
-    }
 
     #[test]
     fn a_file_that_is_there_stays_and_a_folder_that_refuses_is_passed_over() {

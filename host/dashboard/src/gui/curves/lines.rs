@@ -1,18 +1,18 @@
-//! A chart as lines and bands in pixels: made once a frame, painted on screen or written as SVG from the same description.
+//! A chart as lines and bands in pixels: made once a frame, painted on screen or into a file from the same description.
 
 use super::super::axis::{Axis, Scale};
 use super::super::theme::{self, Palette};
 use super::groups::MeanPoint;
 use crate::data::{Column, XAxis};
 use eframe::egui::epaint::Mesh;
-use eframe::egui::{Align2, Color32, FontId, Painter, Pos2, Rect, Shape, Stroke, pos2};
+use eframe::egui::{Align2, Color32, FontId, Painter, Pos2, Rect, Shape, Stroke, Vec2, pos2};
 
 /// Height of the strip of events under the plot.
 pub const STRIP_HEIGHT: f32 = 12.0;
 const TICK_FONT: f32 = 10.5;
 
 /// All of a chart that is drawn from numbers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Picture {
     /// The metric.
     pub title: String,
@@ -33,7 +33,7 @@ pub struct Picture {
 }
 
 /// One curve.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Line {
     /// What the legend says.
     pub name: String,
@@ -50,7 +50,7 @@ pub struct Line {
 }
 
 /// A part of a curve without gaps.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Piece {
     /// x, least and greatest.
     pub band: Vec<[f32; 3]>,
@@ -136,6 +136,19 @@ pub fn pieces_of_means(means: &[MeanPoint], x: &Axis, y: &Axis) -> Vec<Piece> {
 }
 
 impl Picture {
+    /// The same in another place.
+    pub fn translated(mut self, by: Vec2) -> Picture {
+        (self.frame, self.plot) = (self.frame.translate(by), self.plot.translate(by));
+        (self.x.start, self.x.end) = (self.x.start + by.x, self.x.end + by.x);
+        (self.y.start, self.y.end) = (self.y.start + by.y, self.y.end + by.y);
+        self.bad.iter_mut().for_each(|at| *at += by.x);
+        for piece in self.lines.iter_mut().flat_map(|line| &mut line.pieces) {
+            piece.band.iter_mut().for_each(|[x, low, high]| (*x, *low, *high) = (*x + by.x, *low + by.y, *high + by.y));
+            piece.shadow.iter_mut().chain(&mut piece.line).for_each(|point| *point += by);
+        }
+        self
+    }
+
     /// How many marks have room along x and y.
     pub fn tick_counts(&self) -> (usize, usize) {
         (((self.plot.width() / 46.0) as usize).max(2), ((self.plot.height() / 26.0) as usize).max(2))

@@ -102,12 +102,31 @@ fn x_of(mark: &Mark<'_>, series: &Series, x_axis: XAxis) -> Option<f64> {
     }
 }
 
-/// Marks of the selected run under the plot, and values that are not finite of any; those within a few pixels of one another share a mark.
-pub fn show(ui: &Ui, painter: &Painter, panel: &Panel, traces: &[Trace], x: &Axis, plot: Rect, palette: &Palette) {
-    let y = plot.bottom() + STRIP_HEIGHT / 2.0 + 0.5;
-    let mouse = ui.input(|input| input.pointer.hover_pos()).filter(|pos| (pos.y - y).abs() < 7.0 && ui.clip_rect().contains(*pos));
+/// A mark on the strip.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its middle, in pixels along x.
+    pub at: f32,
+    /// For [`theme::event_mark`].
+    pub shape: &'static str,
+    /// Its colour.
+    pub color: Color32,
+}
+
+/// Marks of the selected run, and values that are not finite of any; those within a few pixels of one another share a mark.
+pub fn seen(panel: &Panel, traces: &[Trace], x: &Axis, palette: &Palette) -> Vec<Place> {
+    let mut places = Vec::new();
+    walk(panel, traces, x, palette, |place, _, is_drawn| {
+        if is_drawn {
+            places.push(place);
+        }
+    });
+    places
+}
+
+// Calls `take` for each mark in the range of x, in order; the last argument tells those that are drawn from those that share a mark.
+fn walk(panel: &Panel, traces: &[Trace], x: &Axis, palette: &Palette, mut take: impl FnMut(Place, &Mark<'_>, bool)) {
     let hidden = &panel.view.charts.hidden_marks;
-    let mut told: Vec<(Color32, String)> = Vec::new();
     for trace in traces {
         let (Some(run), Some(series)) = (trace.run, trace.series) else { continue };
         let is_marked = trace.is_selected || run.events.iter().any(|event| event.kind == "nan");
@@ -123,16 +142,28 @@ pub fn show(ui: &Ui, painter: &Painter, panel: &Panel, traces: &[Trace], x: &Axi
             let Some(place) = x_of(&mark, series, panel.view.x_axis).filter(|place| (x.low..=x.high).contains(place)) else { continue };
             let at = x.pixel(place);
             let color = if shape == "nan" { palette.error } else { trace.color };
-            if mouse.is_some_and(|mouse| (mouse.x - at).abs() < 4.5) {
-                told.push((color, mark.text()));
+            let is_drawn = !last.is_some_and(|(pixel, before)| before == mark.kind && (at - pixel).abs() < 7.0);
+            if is_drawn {
+                last = Some((at, mark.kind));
             }
-            if last.is_some_and(|(pixel, before)| before == mark.kind && (at - pixel).abs() < 7.0) {
-                continue;
-            }
-            last = Some((at, mark.kind));
-            theme::event_mark(painter, pos2(at, y), shape, color);
+            take(Place { at, shape, color }, &mark, is_drawn);
         }
     }
+}
+
+/// Draws the marks under the plot, and says what is under the mouse.
+pub fn show(ui: &Ui, painter: &Painter, panel: &Panel, traces: &[Trace], x: &Axis, plot: Rect, palette: &Palette) {
+    let y = plot.bottom() + STRIP_HEIGHT / 2.0 + 0.5;
+    let mouse = ui.input(|input| input.pointer.hover_pos()).filter(|pos| (pos.y - y).abs() < 7.0 && ui.clip_rect().contains(*pos));
+    let mut told: Vec<(Color32, String)> = Vec::new();
+    walk(panel, traces, x, palette, |place, mark, is_drawn| {
+        if mouse.is_some_and(|mouse| (mouse.x - place.at).abs() < 4.5) {
+            told.push((place.color, mark.text()));
+        }
+        if is_drawn {
+            theme::event_mark(painter, pos2(place.at, y), place.shape, place.color);
+        }
+    });
     let Some(mouse) = mouse.filter(|_| !told.is_empty()) else { return };
     let more = told.len().saturating_sub(TOLD_MAX);
     told.truncate(TOLD_MAX);

@@ -13,6 +13,7 @@ mod marks;
 mod menu;
 mod navigate;
 mod range;
+mod raster;
 mod readout;
 mod toolbar;
 

@@ -65,6 +65,13 @@ impl Layout {
         let (from, to) = (scale.place(*low), scale.place(*high));
         Some(if to > from { ((scale.place(number) - from) / (to - from)).clamp(0.0, 1.0) } else { 0.5 })
     }
+
+    /// The number at a place, within the axis.
+    pub fn value_at(&self, place: f64) -> Option<f64> {
+        let Layout::Numbers { scale, low, high } = self else { return None };
+        let (from, to) = (scale.place(*low), scale.place(*high));
+        Some(scale.value(from + place.clamp(0.0, 1.0) * (to - from)))
+    }
 }
 
 /// Ranks from 1; equal values share the mean of theirs.

@@ -236,11 +236,15 @@ pub fn differing(runs: &[Arc<Facts>]) -> Vec<String> {
     differing.into_iter().collect()
 }
 
-/// Names of all scalars of these runs: those that tell how a run does come first.
+/// Names of all scalars of these runs: those that tell how a run does come first, and of these those that most runs have.
 pub fn metric_names(runs: &[Arc<Facts>]) -> Vec<String> {
-    let mut names: Vec<&String> = runs.iter().flat_map(|facts| facts.metrics.keys()).collect::<BTreeSet<_>>().into_iter().collect();
-    names.sort_by_key(|name| metric_rank(name));
-    names.into_iter().cloned().collect()
+    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
+    runs.iter().flat_map(|facts| facts.metrics.keys()).for_each(|name| *counts.entry(name).or_default() += 1);
+    let most = counts.values().copied().max().unwrap_or(0);
+    let mut names: Vec<(&String, usize)> = counts.into_iter().collect();
+    // What few runs have compares few.
+    names.sort_by_key(|(name, count)| (!is_result(name), 2 * count < most, metric_rank(name)));
+    names.into_iter().map(|(name, _)| name.clone()).collect()
 }
 
 // Held-out before training data, accuracies and losses before all else.

@@ -66,6 +66,7 @@ pub fn list(runs: &[Arc<Facts>], view: &TableView) -> Listing {
     let chosen = |column: &Column| view.columns.iter().find(|(known, _)| known == column).map(|(_, is_shown)| *is_shown);
     let columns: Vec<Column> =
         offered.iter().filter(|(column, at_first)| chosen(column).unwrap_or(*at_first)).map(|(column, _)| column.clone()).collect();
+    let columns = ordered(columns, &view.order);
     let mut sorted = runs.to_vec();
     if let Some(Sort { column, descending }) = &view.sort {
         // Once a run, not once a comparison.
@@ -109,6 +110,18 @@ pub fn list(runs: &[Arc<Facts>], view: &TableView) -> Listing {
     listing
 }
 
+// Columns as people put them; one that was not there then stands behind the one that it comes after by itself.
+fn ordered(columns: Vec<Column>, order: &[Column]) -> Vec<Column> {
+    let mut placed: Vec<Column> = order.iter().filter(|column| columns.contains(column)).cloned().collect();
+    for (index, column) in columns.iter().enumerate() {
+        if !placed.contains(column) {
+            let before = columns[..index].last().and_then(|before| placed.iter().position(|known| known == before));
+            placed.insert(before.map_or(0, |before| before + 1), column.clone());
+        }
+    }
+    placed
+}
+
 fn group_of(facts: &Facts, by: &GroupBy, view: &TableView) -> (Key, String) {
     match by {
         GroupBy::None => (Key::Missing, String::new()),
@@ -127,6 +140,16 @@ fn group_of(facts: &Facts, by: &GroupBy, view: &TableView) -> (Key, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_stand_as_they_were_put_and_new_ones_where_they_belong() {
+        use Column::{Duration, Seed, Speed, Start, State};
+        assert_eq!(ordered(vec![State, Start, Duration], &[]), [State, Start, Duration]);
+        assert_eq!(ordered(vec![State, Start, Duration], &[Duration, State, Start]), [Duration, State, Start]);
+        // `Speed` comes after `Duration`, `Seed` after `Speed`; `Start` is not shown any more.
+        assert_eq!(ordered(vec![State, Duration, Speed, Seed], &[Duration, State, Start]), [Duration, Speed, Seed, State]);
+        assert_eq!(ordered(vec![Seed, State], &[State]), [Seed, State]);
+    }
 
     #[test]
     fn mean_and_deviation_by_hand() {
