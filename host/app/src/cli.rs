@@ -67,6 +67,8 @@ pub enum Command {
     Summary(SummaryArgs),
     /// Print a recipe's training step at a stage of the compiler.
     Inspect(InspectArgs),
+    /// Train a recipe for some steps and show where their time goes: each kernel with its bytes, FLOPs and percent of the roofline, each part of the loop.
+    Profile(ProfileArgs),
     /// Time the three benchmark models on each device.
     Bench(BenchArgs),
     /// The child process that loads plugins; started by the other commands.
@@ -127,6 +129,7 @@ impl Command {
             Command::Eval(args) => args.data.call_limit(),
             Command::Check(args) => args.recipe.data.call_limit(),
             Command::Inspect(args) => args.recipe.data.call_limit(),
+            Command::Profile(args) => args.recipe.data.call_limit(),
             _ => DataArgs::default().call_limit(),
         }
     }
@@ -556,6 +559,35 @@ pub struct InspectArgs {
     /// Which split's step: `train`, or a split to evaluate.
     #[arg(long, default_value = "train")]
     pub split: String,
+}
+
+/// Arguments of `profile`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+#[command(mut_arg("recipe", |recipe| recipe.value_name("RECIPE|RUN").help(
+    "The recipe, a RON file, or the run whose recipe it is: its folder, its id or the beginning or end of one, or `last`; `-` reads a recipe from standard input"
+)))]
+pub struct ProfileArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub recipe: RecipeArgs,
+    /// Folder of the runs.
+    #[arg(long, default_value = "runs", value_name = "DIR")]
+    pub runs_dir: PathBuf,
+    /// Steps to measure: as many as they are, and as many with every kernel timed.
+    #[arg(long, default_value_t = crate::control::PROFILED_STEPS, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+    /// Steps before them.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub warmup: u64,
+    /// Only the kernels that take most; of the table the first 20 otherwise, of `--json` all.
+    #[arg(long, value_name = "N")]
+    pub top: Option<usize>,
+    /// Also write the first timed steps, loop and kernels, for <https://ui.perfetto.dev> or chrome://tracing.
+    #[arg(long, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
+    /// One JSON object, with exact numbers.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `bench`.

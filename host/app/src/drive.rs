@@ -164,6 +164,28 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// Trains `steps` steps more with everything that is due after each, for a profile; nobody is listened to. How the run ended, if it did before. Waits for
+    /// the device.
+    pub fn train_some(&mut self, steps: u64) -> Result<Option<End>> {
+        if self.run.step == 0 {
+            self.tell(Told::new(Moment::RunStart, self.position()))?;
+            self.settle()?;
+        }
+        for _ in 0..steps {
+            if self.run.step.is_multiple_of(self.run.epoch.steps) {
+                self.tell(Told::new(Moment::EpochStart, self.position()))?;
+            }
+            let before = self.run.progress();
+            let samples = self.run.train_step().with_context(|| format!("at step {}", self.run.step + 1))?;
+            self.since.samples += samples as u64;
+            if let Some(end) = self.after_step(before)? {
+                return Ok(Some(end));
+            }
+        }
+        self.run.wait()?;
+        Ok(None)
+    }
+
     /// What is due at this boundary.
     fn after_step(&mut self, before: solstice_plugin_abi::Progress) -> Result<Option<End>> {
         let (now, epoch) = (self.run.progress(), self.run.epoch);
@@ -357,7 +379,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Reads, logs and clears the training metrics; the end, when a step was not finite. Waits for the device.
-    fn report(&mut self) -> Result<Option<End>> {
+    pub fn report(&mut self) -> Result<Option<End>> {
         // The wait belongs to the steps.
         let begin = Instant::now();
         let mut scalars = self.run.report()?;

@@ -6,10 +6,10 @@ use crate::assemble::Assembly;
 use crate::control::{Change, Control, LIVE_SETTINGS, Saved};
 use crate::drive::{Beginning, Driver, End, retention, state_type};
 use crate::journal::Journal;
-use crate::loader::Catalog;
+use crate::loader::{CallbackHandle, Catalog, LoggerHandle};
 use crate::observers::Observers;
 use crate::outcome::{Exit, OrExit, exit, sentence};
-use crate::recipe::{Recipe, RecipeError, ResolvedRecipe, differences};
+use crate::recipe::{Recipe, RecipeError, ResolvedRecipe, Trainer, differences};
 use crate::saver::Saver;
 use crate::side::{Reload, SideDir};
 use crate::summary;
@@ -170,6 +170,27 @@ pub fn launch(launch: Launch, catalog: &Catalog, side: &SideDir, interrupted: &A
     drop(journal);
     drop(writer);
     outcome.map(|_| code).or_exit(exit::FAILED)
+}
+
+/// A run that nobody keeps, with all that belongs to one: for a measurement of the loop. Its store lies in `folder`; `trainer` has the cadences that count.
+pub fn rehearse<'a>(
+    assembly: &'a Assembly,
+    (callbacks, loggers): (Vec<(String, CallbackHandle)>, Vec<(String, LoggerHandle)>),
+    run: Run,
+    mut facts: RunFacts,
+    trainer: Trainer,
+    folder: &Path,
+    interrupted: &'a AtomicBool,
+) -> Result<Driver<'a>> {
+    let new = NewRun { name: assembly.resolved.name.clone(), ..NewRun::default() };
+    let writer = Arc::new(RunWriter::create(folder, &new)?);
+    facts.id = writer.id().to_owned();
+    facts.folder = writer.path().to_string_lossy().into_owned();
+    let observers = Observers::start(callbacks, &facts, &BTreeMap::new())?;
+    let journal = Journal::open(writer.clone(), loggers, &facts);
+    let saver = Saver::start(writer, vec![], retention(assembly, &run, &trainer));
+    let control = Control::new(trainer, run.live().clone(), Saved::default(), vec![]);
+    Ok(Driver::new(assembly, run, control, journal, saver, observers, BTreeMap::new(), None, interrupted))
 }
 
 /// The parts of a checkpoint that a run begins with.

@@ -23,6 +23,7 @@ mod summary;
 mod supervise;
 mod sweep;
 mod timing;
+mod trace;
 mod train;
 mod watch;
 mod weights;
@@ -78,6 +79,7 @@ fn main() {
         | Command::Describe(_)
         | Command::Check(_)
         | Command::Inspect(_)
+        | Command::Profile(_)
         | Command::Summary(_) => supervise::run_attached(&command),
     };
     let code = outcome.unwrap_or_else(|error| {

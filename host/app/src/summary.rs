@@ -470,21 +470,11 @@ pub fn table(summary: &Summary) -> String {
         scaled(flops.batch),
         scaled(flops.sample),
     ]);
-    let mut widths = [0; 7];
-    for row in &rows {
-        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = cell.chars().count().max(*width));
-    }
-    let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1));
+    let lines = aligned(&rows, &[0, 1, 3]);
+    let rule = "-".repeat(lines.iter().map(|line| line.chars().count()).max().unwrap_or(0));
     let mut text = String::new();
-    for (index, row) in rows.iter().enumerate() {
-        let is_text = |column: usize| matches!(column, 0 | 1 | 3);
-        let cells: Vec<String> = (0..row.len())
-            .map(|column| match is_text(column) {
-                true => format!("{:<width$}", row[column], width = widths[column]),
-                false => format!("{:>width$}", row[column], width = widths[column]),
-            })
-            .collect();
-        text += cells.join("  ").trim_end();
+    for (index, line) in lines.iter().enumerate() {
+        text += line;
         text += "\n";
         if index == 0 || index + 2 == rows.len() {
             text += &rule;
@@ -514,6 +504,22 @@ pub fn table(summary: &Summary) -> String {
     text
 }
 
+/// Rows of cells as lines whose columns stand below each other: `texts` to the left, numbers to the right.
+pub fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]], texts: &[usize]) -> Vec<String> {
+    let mut widths = [0; COLUMNS];
+    for row in rows {
+        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = cell.chars().count().max(*width));
+    }
+    let line = |row: &[String; COLUMNS]| {
+        let cell = |column: usize| match texts.contains(&column) {
+            true => format!("{:<width$}", row[column], width = widths[column]),
+            false => format!("{:>width$}", row[column], width = widths[column]),
+        };
+        (0..COLUMNS).map(cell).collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
 /// `101,770`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -528,7 +534,7 @@ fn grouped(number: u64) -> String {
 }
 
 /// `13.03 M`.
-fn scaled(number: u64) -> String {
+pub fn scaled(number: u64) -> String {
     let steps = [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")];
     match steps.into_iter().find(|(unit, _)| number >= *unit) {
         Some((unit, letter)) => format!("{:.2} {letter}", number as f64 / unit as f64),
@@ -536,7 +542,8 @@ fn scaled(number: u64) -> String {
     }
 }
 
-fn bytes(count: usize) -> String {
+/// `3.1 MiB`.
+pub fn bytes(count: usize) -> String {
     let steps = [(1usize << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match steps.into_iter().find(|(unit, _)| count >= *unit) {
         Some((unit, letters)) => format!("{:.1} {letters}", count as f64 / unit as f64),

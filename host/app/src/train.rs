@@ -462,6 +462,12 @@ impl Run {
         Ok(all)
     }
 
+    /// Batches of an evaluation of this split; with copies of the weights it runs as many again for each.
+    pub fn evaluation_batches(&self, split: &str) -> u64 {
+        let of_split = self.evaluations.iter().zip(&self.evaluated).find(|(evaluation, _)| evaluation.data.split == split);
+        of_split.map_or(0, |(_, samples)| samples.div_ceil(self.batch_size as u64))
+    }
+
     /// Splits that are evaluated, without those of copied weights.
     pub fn evaluated_splits(&self) -> Vec<String> {
         let mut names: Vec<String> = self.evaluations.iter().map(|evaluation| evaluation.data.split.clone()).collect();

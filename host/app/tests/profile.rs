@@ -199,6 +199,28 @@ fn losses(desk: &Desk) -> Vec<(u64, u64)> {
     values(&reader(desk), "train/loss").iter().map(|row| (row.at.step, row.value.to_bits())).collect()
 }
 
+/// FLOPs, bytes and form of the products of a step: of the first layer forward and the gradient of its weight, of the second layer also the gradient of
+/// what goes into it. How much else is done in their kernels is the compiler's business, within limits.
+fn check_products(mut products: Vec<(u64, u64, &str)>) {
+    products.sort_unstable();
+    // Multiply-adds count as two. All products of a layer touch the same three matrices; each is read or written once.
+    let layer = |rows: u64, inner: u64, columns: u64| (2 * rows * inner * columns, 4 * (rows * inner + inner * columns + rows * columns));
+    let (first, second) = (layer(32, 784, 24), layer(32, 24, 10));
+    // With the largest result: an input's gradient in the second layer, the weight's gradient in the first.
+    let wanted = [(second, 32 * 24), (second, 32 * 24), (second, 32 * 24), (first, 784 * 24), (first, 784 * 24)];
+    assert_eq!(products.len(), wanted.len(), "{products:?}");
+    for (&(flops, bytes, form), ((product_flops, product_bytes), elements)) in products.iter().zip(wanted) {
+        // An epilogue has at most 64 operations on each element, and six more buffers of no more elements.
+        let (most_flops, most_bytes) = match form {
+            "" => (product_flops, product_bytes),
+            "epilogue" => (product_flops + 64 * elements, product_bytes + 6 * 4 * elements),
+            _ => panic!("a product is no {form}"),
+        };
+        assert!((product_flops..=most_flops).contains(&flops), "{products:?}: {product_flops} to {most_flops} FLOPs wanted");
+        assert!((product_bytes..=most_bytes).contains(&bytes), "{products:?}: {product_bytes} to {most_bytes} bytes wanted");
+    }
+}
+
 fn a_profile_times_kernels_and_changes_nothing(device: &str) {
     let desk = Desk::new();
     let mut child = endless(&desk, device);
@@ -223,11 +245,9 @@ fn a_profile_times_kernels_and_changes_nothing(device: &str) {
     assert!(table.rows.iter().all(|row| *cell(table, row, "calls") == 1.0), "{table:?}");
     let micros: Vec<f64> = table.rows.iter().map(|row| cell(table, row, "us_per_step").as_f64().unwrap()).collect();
     assert!(micros.is_sorted_by(|a, b| a >= b), "slowest first");
-    // Forward and gradient of the first layer's weight: 2 * 32 * 784 * 24 each, of fc2 three products of 2 * 32 * 24 * 10.
+    let number = |row: &[Value], column: &str| cell(table, row, column).as_u64().unwrap();
     let products = table.rows.iter().filter(|row| cell(table, row, "kernel") == "dot_general");
-    let mut flops: Vec<u64> = products.map(|row| cell(table, row, "flops").as_u64().unwrap()).collect();
-    flops.sort_unstable();
-    assert_eq!(flops, [15_360, 15_360, 15_360, 1_204_224, 1_204_224]);
+    check_products(products.map(|row| (number(row, "flops"), number(row, "bytes"), cell(table, row, "form").as_str().unwrap())).collect());
     let note = reader(&desk).texts("profile/note", 0).unwrap().remove(0).item;
     assert!(answer.out.contains(&note) && note.contains("kernels take"), "{note}\n{}", answer.out);
     println!("{note}");
@@ -252,4 +272,224 @@ fn a_profile_of_the_cpu_times_kernels_and_changes_nothing() {
 #[test]
 fn a_profile_of_the_gpu_times_kernels_and_changes_nothing() {
     a_profile_times_kernels_and_changes_nothing("gpu");
+}
+
+// ---- `solstice profile` ------------------------------------------------------------------------------------------------------------------------
+
+/// The arguments of `profile` of the small perceptron.
+fn profile_args<'a>(path: &'a str, device: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [["profile", path, "--device", device, "--steps", "6", "--warmup", "2"].as_slice(), &SMALL, more].concat()
+}
+
+fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("no number {key}: {value:#}"))
+}
+
+fn word<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_else(|| panic!("no text {key}: {value:#}"))
+}
+
+fn is_close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-6 * a.abs().max(b.abs())
+}
+
+/// The figures of a profile must fit each other and what is known of the perceptron.
+fn check_profile(profile: &Value) {
+    let kernels = profile["kernels"].as_array().unwrap();
+    let sum = |key: &str| kernels.iter().map(|kernel| number(kernel, key)).sum::<f64>();
+    assert!(is_close(sum("percent"), 100.0), "{}", sum("percent"));
+    assert!(is_close(sum("us_per_step") / 1e3, number(&profile["timed"], "kernels_ms_per_step")));
+    assert!(kernels.is_sorted_by(|a, b| number(a, "us_per_step") >= number(b, "us_per_step")), "slowest first");
+    assert!(kernels.iter().all(|kernel| number(kernel, "calls") == 1.0));
+    let of = |kernel: &&Value| word(kernel, "kernel") == "dot_general";
+    let products = kernels.iter().filter(of).map(|row| (number(row, "flops") as u64, number(row, "bytes") as u64, word(row, "form")));
+    check_products(products.collect());
+    let roofs = &profile["roofs"];
+    for kernel in kernels.iter().filter(|kernel| number(kernel, "us_per_step") > 0.0) {
+        let (micros, bytes, flops) = (number(kernel, "us_per_step"), number(kernel, "bytes"), kernel["flops"].as_f64().unwrap_or(0.0));
+        assert!(is_close(number(kernel, "gb_per_sec"), bytes / micros / 1e3), "{kernel:#}");
+        assert!(flops == 0.0 || is_close(number(kernel, "gflop_per_sec"), flops / micros / 1e3), "{kernel:#}");
+        // Microseconds that the work takes at least, by each roof.
+        let (computing, moving) = (flops / number(roofs, "gflop_per_sec") / 1e3, bytes / number(roofs, "gb_per_sec") / 1e3);
+        assert!(is_close(number(kernel, "percent_of_roof"), 100.0 * computing.max(moving) / micros), "{kernel:#}");
+        assert_eq!(word(kernel, "bound_by"), if computing > moving { "compute" } else { "memory" });
+    }
+
+    let parts = profile["parts"].as_array().unwrap();
+    let names: Vec<String> = parts.iter().map(|part| word(part, "part").replace(' ', "_")).collect();
+    assert_eq!(names, PARTS);
+    let millis: f64 = parts.iter().map(|part| number(part, "ms_per_step")).sum();
+    assert!(is_close(millis, number(profile, "ms_per_step")) && number(&parts[2], "ms_per_step") > 0.0);
+    assert!(is_close(number(profile, "samples_per_sec"), 32.0 / millis * 1e3));
+    // 640 samples in batches of 32 are 20 steps; a report after each.
+    for (part, every) in [("readback", 1.0), ("evaluation", 20.0), ("checkpoint", 20.0)] {
+        let row = parts.iter().find(|row| row["part"] == part).unwrap();
+        let spread = &row["spread"][0];
+        assert_eq!(number(spread, "every_steps"), every, "{row:#}");
+        assert!(is_close(number(row, "ms_per_step"), number(spread, "ms_each") / every) && number(spread, "ms_each") > 0.0, "{row:#}");
+    }
+}
+
+#[test]
+fn profile_tells_kernels_parts_and_roofs_that_fit_each_other() {
+    let desk = Desk::new();
+    let path = recipe("mnist-mlp.ron");
+    let profile = desk.run(&profile_args(&path, "cpu", &["--json"])).expect(0).json().remove(0);
+    check_profile(&profile);
+    assert_eq!((word(&profile, "recipe"), &profile["steps"], &profile["batch_size"]), ("mnist-mlp", &6.into(), &32.into()));
+    // On this device the loop's thread does what the kernels do, and next to nothing else, while it is said to be with the device.
+    let timed = &profile["timed"];
+    let (kernels, device) = (number(timed, "kernels_ms_per_step"), number(timed, "device_ms_per_step"));
+    assert!(kernels <= device && kernels >= 0.5 * device && device <= number(timed, "ms_per_step"), "{timed}");
+    // The line that asked for the first layer is where the plugin says so.
+    let is_first = |kernel: &&Value| kernel["kernel"] == "dot_general" && kernel["module"] == "model.fc1";
+    let first = profile["kernels"].as_array().unwrap().iter().find(is_first).expect("the first layer");
+    let (file, line) = word(first, "location").rsplit_once(':').unwrap();
+    let source = std::fs::read_to_string(common::root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let line = source.lines().nth(line.parse::<usize>().unwrap() - 1).unwrap();
+    assert!(file.contains("mlp") && line.contains("linear("), "{first:#}: {line}");
+    assert!(!desk.has_runs(), "a profile leaves a run behind");
+}
+
+#[test]
+fn a_profile_on_the_gpu_has_the_same_figures_or_says_that_there_is_no_clock() {
+    let desk = Desk::new();
+    let path = recipe("mnist-mlp.ron");
+    let ran = desk.run(&profile_args(&path, "gpu", &["--json", "--trace", "gpu.json"]));
+    if ran.code == 1 && ran.err.contains("timestamp queries") {
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+        return;
+    }
+    check_profile(&ran.expect(0).json()[0]);
+    check_trace(&serde_json::from_slice(&std::fs::read(desk.path().join("gpu.json")).unwrap()).unwrap(), 6);
+}
+
+#[test]
+fn the_table_of_a_profile_is_for_people() {
+    let desk = Desk::new();
+    let path = recipe("mnist-mlp.ron");
+    let text = desk.run(&profile_args(&path, "cpu", &["--top", "2"])).expect(0).out;
+    println!("{text}");
+    for part in [
+        "mnist-mlp on ",
+        "batches of 32, 6 steps after 2",
+        "roofs of this device",
+        "GFLOP/s",
+        "of roof",
+        "asked for at",
+        "other kernels take",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+    for part in ["data wait", "device", "evaluation", "test: ", " every 20 steps", "samples/s"] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    let place = |begin: &str| lines.iter().position(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("no line `{begin}`\n{text}"));
+    assert_eq!(place("other kernels") - place("kernel "), 3, "two kernels\n{text}");
+}
+
+/// A file of the Trace Event Format: what <https://ui.perfetto.dev> needs of it. The complete events of each track, in order.
+fn check_trace(file: &Value, steps: u64) -> [Vec<Value>; 2] {
+    assert_eq!(file["displayTimeUnit"], "ms");
+    let mut tracks: std::collections::BTreeMap<u64, Vec<Value>> = Default::default();
+    let mut names = vec![];
+    for event in file["traceEvents"].as_array().unwrap() {
+        let (thread, _) = (event["tid"].as_u64().expect("a thread"), event["pid"].as_u64().expect("a process"));
+        match (word(event, "ph"), word(event, "name")) {
+            ("M", "thread_name") => names.push((thread, word(&event["args"], "name").to_owned())),
+            ("M", "process_name") => assert!(word(&event["args"], "name").contains("mnist-mlp")),
+            ("M", "thread_sort_index") => assert!(event["args"]["sort_index"].is_u64()),
+            ("X", _) => {
+                assert!(!word(event, "cat").is_empty() && event["args"].is_object());
+                assert!(number(event, "ts") >= 0.0 && number(event, "dur") >= 0.0, "{event:#}");
+                tracks.entry(thread).or_default().push(event.clone());
+            }
+            (kind, name) => panic!("{kind} {name} is no event that a trace has"),
+        }
+    }
+    assert_eq!(names.iter().map(|(thread, _)| *thread).collect::<Vec<_>>(), tracks.keys().copied().collect::<Vec<_>>());
+    assert!(names[0].1 == "loop" && names[1].1.starts_with("device: "), "{names:?}");
+    let end = |event: &Value| number(event, "ts") + number(event, "dur");
+    for events in tracks.values() {
+        for pair in events.windows(2) {
+            // Times are in thousandths; sums of them are off by less.
+            assert!(end(&pair[0]) <= number(&pair[1], "ts") + 1e-4, "{:#} overlaps {:#}", pair[0], pair[1]);
+        }
+    }
+    let [loop_events, kernels]: [Vec<Value>; 2] = tracks.into_values().collect::<Vec<_>>().try_into().expect("two tracks");
+    // Every step has all kernels, in the order of the plan.
+    let of_step = |step: u64| kernels.iter().filter(move |kernel| kernel["args"]["step"] == step);
+    let first = kernels[0]["args"]["step"].as_u64().unwrap();
+    let plan: Vec<u64> = of_step(first).map(|kernel| kernel["args"]["kernel"].as_u64().unwrap()).collect();
+    assert!(plan.len() > 5 && plan.is_sorted_by(|a, b| a < b), "{plan:?}");
+    for step in first..first + steps {
+        assert_eq!(of_step(step).map(|kernel| kernel["args"]["kernel"].as_u64().unwrap()).collect::<Vec<_>>(), plan, "step {step}");
+    }
+    assert_eq!(kernels.len(), plan.len() * steps as usize);
+    [loop_events, kernels]
+}
+
+#[test]
+fn a_trace_shows_the_loop_and_the_kernels_of_each_step_below_it() {
+    let desk = Desk::new();
+    let path = recipe("mnist-mlp.ron");
+    let profile = desk.run(&profile_args(&path, "cpu", &["--json", "--trace", "trace.json"])).expect(0).json().remove(0);
+    let file: Value = serde_json::from_slice(&std::fs::read(desk.path().join("trace.json")).unwrap()).unwrap();
+    let [loop_events, kernels] = check_trace(&file, 6);
+    let end = |event: &Value| number(event, "ts") + number(event, "dur");
+    // On this device the kernels of a step run while the loop's thread hands it over and waits for it.
+    for kernel in &kernels {
+        let is_busy =
+            |event: &&Value| matches!(word(event, "name"), "encode" | "device") && event["args"]["step"] == kernel["args"]["step"];
+        let busy: Vec<&Value> = loop_events.iter().filter(is_busy).collect();
+        let (from, to) = (number(busy[0], "ts"), busy.iter().map(|event| end(event)).fold(0.0, f64::max));
+        assert!(from <= number(kernel, "ts") && end(kernel) <= to + 1e-3, "{kernel:#} outside of {from} to {to}");
+    }
+    // All of the table is in the picture: six steps were timed. Each event is cut to whole nanoseconds.
+    let millis: f64 = kernels.iter().map(|kernel| number(kernel, "dur") / 1e3).sum();
+    let wanted = 6.0 * number(&profile["timed"], "kernels_ms_per_step");
+    assert!((millis - wanted).abs() <= 2e-6 * kernels.len() as f64, "{millis} ms of {wanted} ms");
+    let first = kernels.iter().find(|kernel| word(kernel, "name").contains("model.fc1")).expect("the first layer");
+    assert!(word(&first["args"], "location").contains("mlp"), "{first:#}");
+}
+
+#[test]
+fn a_run_is_profiled_by_its_recipe_and_left_alone() {
+    let desk = Desk::new();
+    train(&desk, "cpu", &["--set", "trainer.budget=3st"]);
+    let before = reader(&desk).info().unwrap();
+    let profile = desk.run(&["profile", "last", "--json", "--device", "cpu", "--steps", "2", "--set", "trainer.batch_size=16"]);
+    let profile = profile.expect(0).json().remove(0);
+    assert_eq!((word(&profile, "recipe"), &profile["batch_size"], &profile["steps"]), ("mnist-mlp", &16.into(), &2.into()));
+    // The budget of three steps is the run's: its end has the only evaluation.
+    let evaluation = profile["parts"].as_array().unwrap().iter().find(|part| part["part"] == "evaluation").unwrap();
+    assert_eq!(number(&evaluation["spread"][0], "every_steps"), 3.0);
+    let after = reader(&desk).info().unwrap();
+    assert_eq!((before.id, before.at.step, before.state), (after.id, after.at.step, after.state));
+    assert_eq!(std::fs::read_dir(desk.path().join("runs")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_wrong_profile_is_one_sentence() {
+    let desk = Desk::new();
+    let path = recipe("mnist-mlp.ron");
+    let refused = |args: &[&str], code: i32, parts: &[&str]| {
+        let ran = desk.run(args).expect(code);
+        assert!(ran.out.is_empty() && ran.err.starts_with("error: "), "{ran:?}");
+        for part in parts {
+            assert!(ran.err.contains(part), "no `{part}` in {}", ran.err);
+        }
+        ran
+    };
+    let one_line = |ran: common::Ran| assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    one_line(refused(&["profile", "nowhere.ron"], 2, &["`nowhere.ron`", "no recipe", "no run"]));
+    one_line(refused(&profile_args(&path, "cpu", &["--trace", "no/such/folder/trace.json"]), 2, &["no/such/folder", "make it"]));
+    one_line(refused(&profile_args(&path, "cpu", &["--trace", "."]), 2, &["is a folder"]));
+    one_line(refused(&profile_args(&path, "cpu", &["--set", "model.hiden=[3]"]), 2, &["did you mean `hidden`?"]));
+    one_line(refused(&profile_args(&path, "quantum 9000", &[]), 1, &["quantum 9000"]));
+    // The parser's own words, which show how to ask for help too.
+    refused(&["profile", &path, "--steps", "0"], 2, &["--steps", "0"]);
+    refused(&["profile", &path, "--steps", "many"], 2, &["--steps", "many"]);
+    assert!(!desk.has_runs());
 }

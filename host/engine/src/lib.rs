@@ -20,10 +20,11 @@ pub mod lower;
 mod plan;
 pub mod random;
 pub mod reference;
+pub mod roof;
 mod session;
 pub mod simplify;
 
 pub use compile::{CompileOptions, Stages, compile};
 pub use error::EngineError;
 pub use kernel::Plan;
-pub use session::{KernelTime, ProgramId, Runtime, Session, Ticket};
+pub use session::{KernelSpan, KernelTime, ProgramId, Runtime, Session, Ticket};

@@ -4,7 +4,7 @@ use crate::{EngineError, Plan};
 use solstice_ir::TensorType;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A program loaded into a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +26,22 @@ pub struct KernelTime {
     /// All of them together.
     pub time: Duration,
 }
+
+/// One run of one kernel, as it was timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelSpan {
+    /// Whose kernel it is.
+    pub program: ProgramId,
+    /// Its place in `Plan::kernels`.
+    pub kernel: usize,
+    /// When it began, on the host's clock. A device with a clock of its own tells how long before the end of the run it was.
+    pub start: Instant,
+    /// As in [`KernelTime`]; of a kernel in several launches without the gaps between them.
+    pub time: Duration,
+}
+
+/// Most spans that wait for [`Runtime::take_spans`]; kernels after them are added up only.
+pub(crate) const SPANS_KEPT: usize = 1 << 16;
 
 impl KernelTime {
     /// What stands in a program's table of calls and times; the table is empty afterwards.
@@ -68,6 +84,8 @@ pub trait Runtime: Send {
     fn set_profiling(&mut self, enabled: bool) -> Result<(), EngineError>;
     /// What was timed since the last call, by program and kernel; kernels without a time are left out.
     fn take_profile(&mut self) -> Vec<KernelTime>;
+    /// The first runs of kernels that were timed since the last call, in the order in which they ran; some ten thousand of them are kept.
+    fn take_spans(&mut self) -> Vec<KernelSpan>;
 }
 
 /// One device, its state table and its programs.
@@ -199,5 +217,10 @@ impl Session {
     /// What was timed since the last call, by program and kernel. [`Session::plan`] has the kernels' labels, [`crate::cost::cost`] their work.
     pub fn take_profile(&mut self) -> Vec<KernelTime> {
         self.runtime.take_profile()
+    }
+
+    /// When the kernels ran that were timed since the last call, in their order: the first ones, for a picture of a few steps.
+    pub fn take_spans(&mut self) -> Vec<KernelSpan> {
+        self.runtime.take_spans()
     }
 }

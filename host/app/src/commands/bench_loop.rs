@@ -1,21 +1,14 @@
 //! What the loop costs: steps of a tiny model through the whole loop with store, callbacks and logger, beside the same steps given to the engine alone.
 
 use crate::assemble::Assembly;
-use crate::control::{Control, Saved};
-use crate::drive::{Beginning, Driver, retention};
-use crate::journal::Journal;
-use crate::launch::run_facts;
+use crate::drive::Beginning;
+use crate::launch::{rehearse, run_facts};
 use crate::loader::Catalog;
-use crate::observers::Observers;
 use crate::recipe::Recipe;
-use crate::saver::Saver;
 use crate::train::{Begin, Run, Stopwatch};
 use anyhow::{Result, ensure};
 use solstice_engine::{Session, device};
 use solstice_plugin_abi::run::RunFacts;
-use solstice_store::{NewRun, RunWriter};
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -87,17 +80,11 @@ fn engine_alone(steps: u64) -> Result<f64> {
 
 fn whole_loop(steps: u64) -> Result<f64> {
     let mut assembly = assembly(steps)?;
-    let (run, mut facts) = start(&assembly)?;
+    let (run, facts) = start(&assembly)?;
     let folder = tempfile::tempdir()?;
-    let writer = Arc::new(RunWriter::create(folder.path(), &NewRun { name: "loop".into(), ..NewRun::default() })?);
-    facts.folder = writer.path().to_string_lossy().into_owned();
-    let (callbacks, loggers) = (std::mem::take(&mut assembly.callbacks), std::mem::take(&mut assembly.loggers));
-    let observers = Observers::start(callbacks, &facts, &BTreeMap::new())?;
-    let journal = Journal::open(writer.clone(), loggers, &facts);
-    let saver = Saver::start(writer, vec![], retention(&assembly, &run, &assembly.resolved.trainer));
-    let control = Control::new(assembly.resolved.trainer.clone(), run.live().clone(), Saved::default(), vec![]);
-    let interrupted = AtomicBool::new(false);
-    let mut driver = Driver::new(&assembly, run, control, journal, saver, observers, BTreeMap::new(), None, &interrupted);
+    let heard = (std::mem::take(&mut assembly.callbacks), std::mem::take(&mut assembly.loggers));
+    let (trainer, interrupted) = (assembly.resolved.trainer.clone(), AtomicBool::new(false));
+    let mut driver = rehearse(&assembly, heard, run, facts, trainer, folder.path(), &interrupted)?;
     let begin = Instant::now();
     driver.train(&Beginning::New, &mut Stopwatch::start())?;
     let secs = begin.elapsed().as_secs_f64();

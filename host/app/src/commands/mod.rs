@@ -16,6 +16,7 @@ pub mod follow;
 pub mod inspect;
 pub mod plugin_new;
 pub mod plugins;
+pub mod profile;
 pub mod runs;
 pub mod stream;
 pub mod summary;
@@ -45,6 +46,7 @@ pub fn take_input(command: &mut Command) -> Result<()> {
         Command::Train(args) => &mut args.recipe,
         Command::Check(args) => &mut args.recipe,
         Command::Inspect(args) => &mut args.recipe,
+        Command::Profile(args) => &mut args.recipe,
         Command::Summary(args) => &mut args.recipe,
         _ => return Ok(()),
     };

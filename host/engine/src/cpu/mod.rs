@@ -18,7 +18,7 @@ mod window;
 use crate::EngineError;
 use crate::kernel::{BufferKind, Epilogue, KernelOp, Plan};
 use crate::plan::is_empty;
-use crate::session::{KernelTime, ProgramId, Runtime, Ticket};
+use crate::session::{KernelSpan, KernelTime, ProgramId, Runtime, SPANS_KEPT, Ticket};
 use memory::{Units, Words};
 use solstice_ir::TensorType;
 use std::collections::{HashMap, VecDeque};
@@ -40,6 +40,7 @@ pub struct CpuRuntime {
     results: VecDeque<(u64, Vec<Vec<u8>>)>,
     next_ticket: u64,
     clock_enabled: bool,
+    spans: Vec<KernelSpan>,
     /// Spent in kernels so far.
     computed: Duration,
 }
@@ -77,6 +78,7 @@ impl CpuRuntime {
             results: VecDeque::new(),
             next_ticket: 0,
             clock_enabled: false,
+            spans: Vec::new(),
             computed: Duration::ZERO,
         })
     }
@@ -179,16 +181,20 @@ impl Runtime for CpuRuntime {
             self.units.get_mut(program.unit_of[buffer]).words_mut()[..scalars.len()].copy_from_slice(scalars);
         }
         let units = &mut self.units;
-        let program = &mut self.programs[id.0];
+        let (program, spans) = (&mut self.programs[id.0], &mut self.spans);
         let begin = Instant::now();
         self.pool.install(|| {
             for (index, kernel) in &program.kernels {
                 let start = self.clock_enabled.then(Instant::now);
                 kernel.run(units);
                 if let Some(start) = start {
-                    let (calls, time) = &mut program.times[*index];
+                    let time = start.elapsed();
+                    let (calls, total) = &mut program.times[*index];
                     *calls += 1;
-                    *time += start.elapsed();
+                    *total += time;
+                    if spans.len() < SPANS_KEPT {
+                        spans.push(KernelSpan { program: id, kernel: *index, start, time });
+                    }
                 }
             }
         });
@@ -233,6 +239,10 @@ impl Runtime for CpuRuntime {
     fn take_profile(&mut self) -> Vec<KernelTime> {
         let programs = self.programs.iter_mut().enumerate();
         programs.flat_map(|(index, program)| KernelTime::take(ProgramId(index), &mut program.times)).collect()
+    }
+
+    fn take_spans(&mut self) -> Vec<KernelSpan> {
+        std::mem::take(&mut self.spans)
     }
 }
 

@@ -98,26 +98,34 @@ impl Clock {
         self.readback.map_after(encoder);
     }
 
-    /// Adds the times of the run that has just ended to those of the kernels. Steps of one kernel count as one call.
+    /// Adds the times of the run that has just ended to those of the kernels. Steps of one kernel count as one call. For each call: the kernel, how long
+    /// before the end of the last one it began, its time.
     ///
     /// Errors: the times cannot be read.
-    pub fn add(&self, kernel_of: &[usize], times: &mut [(u64, Duration)]) -> Result<(), String> {
+    pub fn add(&self, kernel_of: &[usize], times: &mut [(u64, Duration)]) -> Result<Vec<(usize, Duration, Duration)>, String> {
         if self.pair_count == 0 {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let ticks: Vec<u64> = self
             .readback
             .read(|bytes| bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect())
             .map_err(|message| format!("reading the times of kernels: {message}"))?;
-        let mut last = None;
+        let between = |begin: u64, end: u64| Duration::from_nanos((end.saturating_sub(begin) as f64 * self.nanoseconds_per_tick) as u64);
+        let latest = ticks.iter().copied().max().unwrap_or(0);
+        let mut calls: Vec<(usize, Duration, Duration)> = Vec::new();
         for (&kernel, pair) in kernel_of.iter().zip(&self.pair_of) {
             let Some(pair) = pair else { continue };
             let (begin, end) = (ticks[2 * pair], ticks[2 * pair + 1]);
-            let nanoseconds = end.saturating_sub(begin) as f64 * self.nanoseconds_per_tick;
-            times[kernel].0 += u64::from(last != Some(kernel));
-            times[kernel].1 += Duration::from_nanos(nanoseconds as u64);
-            last = Some(kernel);
+            let time = between(begin, end);
+            match calls.last_mut() {
+                Some((last, _, total)) if *last == kernel => *total += time,
+                _ => {
+                    times[kernel].0 += 1;
+                    calls.push((kernel, between(begin, latest), time));
+                }
+            }
+            times[kernel].1 += time;
         }
-        Ok(())
+        Ok(calls)
     }
 }

@@ -10,7 +10,7 @@ use crate::gpu::launch::{Binding, Launches, Memory, Step, Target, buffer_bytes, 
 use crate::gpu::profile::Clock;
 use crate::gpu::staging::Staging;
 use crate::kernel::{Buffer, BufferKind};
-use crate::session::{KernelTime, ProgramId, Runtime, Ticket};
+use crate::session::{KernelSpan, KernelTime, ProgramId, Runtime, SPANS_KEPT, Ticket};
 use crate::{EngineError, Plan};
 use solstice_ir::{DType, Literal, TensorType};
 use std::cell::Cell;
@@ -50,6 +50,7 @@ pub struct GpuRuntime {
     results: BTreeMap<u64, Outcome>,
     next_ticket: u64,
     is_profiling: bool,
+    spans: Vec<KernelSpan>,
     /// Spent waiting for the device so far.
     waited: Cell<Duration>,
 }
@@ -171,6 +172,7 @@ impl GpuRuntime {
             results: BTreeMap::new(),
             next_ticket: 0,
             is_profiling: false,
+            spans: Vec::new(),
             waited: Cell::default(),
         })
     }
@@ -427,9 +429,12 @@ impl GpuRuntime {
         self.programs[index].run_count += 1;
         if self.is_profiling {
             self.wait(Some(submission.clone()))?;
+            let done = Instant::now();
             let Program { clock, kernel_of, times, .. } = &mut self.programs[index];
-            let added = clock.as_ref().map_or(Ok(()), |clock| clock.add(kernel_of, times));
-            added.map_err(|message| self.error(message))?;
+            let calls =
+                clock.as_ref().map_or(Ok(Vec::new()), |clock| clock.add(kernel_of, times)).map_err(|message| self.error(message))?;
+            let span = |(kernel, before, time)| KernelSpan { program: ProgramId(index), kernel, start: done - before, time };
+            self.spans.extend(calls.into_iter().map(span).take(SPANS_KEPT.saturating_sub(self.spans.len())));
         }
         self.check(|| format!("submitting `{}`", self.programs[index].plan.name))?;
         Ok(match readback {
@@ -663,6 +668,10 @@ impl Runtime for GpuRuntime {
     fn take_profile(&mut self) -> Vec<KernelTime> {
         let programs = self.programs.iter_mut().enumerate();
         programs.flat_map(|(index, program)| KernelTime::take(ProgramId(index), &mut program.times)).collect()
+    }
+
+    fn take_spans(&mut self) -> Vec<KernelSpan> {
+        std::mem::take(&mut self.spans)
     }
 }
 
