@@ -67,7 +67,7 @@ impl Attention {
             && v.shape == with(*keys, width)
             && if is_gradient { types[3].shape == result } else { node.ty.shape == result };
         let is_small = dim.max(width) <= WIDTH_MAX && element_count(&batch) * queries * keys * dim * width > 0;
-        (fits && is_small).then(|| Attention { is_gradient, batch, queries, keys: *keys, dim, width, causal, scale })
+        (fits && is_small).then_some(Attention { is_gradient, batch, queries, keys: *keys, dim, width, causal, scale })
     }
 }
 
