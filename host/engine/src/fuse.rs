@@ -929,9 +929,8 @@ impl<'a> Fuser<'a> {
         let rank = batch.len() + 2;
         let leading: Vec<usize> = (0..rank - 2).collect();
         let operand = |fuser: &mut Self, position: usize| fuser.matrix(inputs[position], &leading, &[rank - 2], &[rank - 1]);
-        let qkv = [operand(self, 0), operand(self, 1), operand(self, 2)];
-        let kernel =
-            |qkv: [MatrixView; 3], pass| KernelOp::Attention { batch: batch.clone(), queries, keys, dim, width, scale, causal, qkv, pass };
+        let qkv = Box::new([operand(self, 0), operand(self, 1), operand(self, 2)]);
+        let kernel = |qkv, pass| KernelOp::Attention { batch: batch.clone(), queries, keys, dim, width, scale, causal, qkv, pass };
         let key = [inputs[0], inputs[1], inputs[2]];
         let log_sum_count = element_count(&batch) * queries;
         if !is_gradient {
@@ -965,7 +964,7 @@ impl<'a> Fuser<'a> {
             self.push_kernel(id, kernel(qkv.clone(), AttentionPass::Forward { to: to.clone(), log_sums: Some(log_sums) }));
             (to, log_sums)
         });
-        let to = [0, 1, 2].map(|index| self.result(id, index));
+        let to = Box::new([0, 1, 2].map(|index| self.result(id, index)));
         self.push_kernel(id, kernel(qkv, AttentionPass::Gradient { result, log_sums, grad, to }));
     }
 

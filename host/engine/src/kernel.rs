@@ -186,7 +186,7 @@ pub enum AttentionPass {
         /// What flows to the result, `[query, width]` a batch entry.
         grad: MatrixView,
         /// As q, k and v.
-        to: [MatrixView; 3],
+        to: Box<[MatrixView; 3]>,
     },
 }
 
@@ -304,7 +304,7 @@ pub enum KernelOp {
         /// Query `i` sees keys `0..=i` only.
         causal: bool,
         /// `[query, dim]`, `[key, dim]` and `[key, width]` a batch entry.
-        qkv: [MatrixView; 3],
+        qkv: Box<[MatrixView; 3]>,
         /// Forward or gradient.
         pass: AttentionPass,
     },

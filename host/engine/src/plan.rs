@@ -210,8 +210,8 @@ fn map_buffers(op: &mut KernelOp, to: &dyn Fn(BufferId) -> BufferId) {
             each(&mut [&mut lhs.buffer, &mut rhs.buffer, to]);
             epilogue.iter_mut().for_each(|epilogue| views(&mut epilogue.body, &mut epilogue.stores));
         }
-        KernelOp::Attention { qkv: [q, k, v], pass, .. } => {
-            each(&mut [&mut q.buffer, &mut k.buffer, &mut v.buffer]);
+        KernelOp::Attention { qkv, pass, .. } => {
+            qkv.iter_mut().for_each(|view| each(&mut [&mut view.buffer]));
             match pass {
                 AttentionPass::Forward { to, log_sums } => {
                     each(&mut [&mut to.buffer]);

@@ -44,9 +44,10 @@ impl Fetch {
 
 /// Appends the launches of a `KernelOp::Attention`.
 pub fn emit(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), String> {
-    let KernelOp::Attention { batch, queries, keys, dim, width, scale, causal, qkv: [q, k, v], pass } = op else {
+    let KernelOp::Attention { batch, queries, keys, dim, width, scale, causal, qkv, pass } = op else {
         unreachable!("the caller matched attention")
     };
+    let [q, k, v] = &**qkv;
     let fetch = match (context.target.is_software, context.target.subgroup_size) {
         (false, _) => Fetch::Tile,
         (true, 1) => Fetch::Direct,
@@ -99,7 +100,8 @@ pub fn emit(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), Str
                     .into_text()
             })
         }
-        AttentionPass::Gradient { result, log_sums, grad, to: [to_q, to_k, to_v] } => {
+        AttentionPass::Gradient { result, log_sums, grad, to } => {
+            let [to_q, to_k, to_v] = &**to;
             let (result, grad) = (rows(result, of_result), rows(grad, of_result));
             let (to_q, to_k, to_v) = (rows(to_q, of_query), rows(to_k, of_key), rows(to_v, of_value));
             let sums = context.temporary(entries * queries);
