@@ -67,6 +67,8 @@ pub enum Command {
     Summary(SummaryArgs),
     /// Print a recipe's training step at a stage of the compiler.
     Inspect(InspectArgs),
+    /// Measure which kernels a recipe runs best with on a GPU; later runs there use them.
+    Tune(TuneArgs),
     /// Time the three benchmark models on each device.
     Bench(BenchArgs),
     /// The child process that loads plugins; started by the other commands.
@@ -127,6 +129,7 @@ impl Command {
             Command::Eval(args) => args.data.call_limit(),
             Command::Check(args) => args.recipe.data.call_limit(),
             Command::Inspect(args) => args.recipe.data.call_limit(),
+            Command::Tune(args) => args.recipe.data.call_limit(),
             _ => DataArgs::default().call_limit(),
         }
     }
@@ -279,6 +282,20 @@ pub enum CtlCommand {
         #[arg(long, default_value_t = crate::control::PROFILED_STEPS, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         steps: u64,
     },
+}
+
+/// Arguments of `tune`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub recipe: RecipeArgs,
+    /// Measure anew what is known already, and forget the rest.
+    #[arg(long)]
+    pub again: bool,
+    /// One JSON object a class of products.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `eval`.

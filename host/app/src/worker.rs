@@ -52,6 +52,7 @@ pub fn main(side_dir: &Path) -> i32 {
         Command::Check(args) => commands::check::run(args),
         Command::Summary(args) => commands::summary::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Tune(args) => commands::tune::run(args),
         other => unreachable!("{other:?} needs no worker"),
     });
     loader::stop_recording();

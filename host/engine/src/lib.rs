@@ -3,6 +3,7 @@
 //! `verify -> grad -> lower -> simplify -> fuse -> plan -> device`: functions from value to value. [`compile`] runs the passes, `kernel.rs` says what a
 //! plan is, [`Session`] holds state and runs programs, `reference.rs` is the f64 oracle.
 
+mod cache;
 mod compile;
 pub mod cost;
 pub mod cpu;
@@ -22,6 +23,7 @@ pub mod reference;
 mod session;
 pub mod simplify;
 
+pub use cache::DeviceCache;
 pub use compile::{CompileOptions, Stages, compile};
 pub use error::EngineError;
 pub use kernel::Plan;

@@ -15,7 +15,7 @@ use schedules::Constant;
 use solstice_engine::cost::cost;
 use solstice_engine::gpu::{Sources, Target, launches};
 use solstice_engine::random::rng_bits;
-use solstice_engine::{CompileOptions, Plan, Session, compile, device, init};
+use solstice_engine::{CompileOptions, Plan, ProgramId, Session, compile, device, init};
 use solstice_ir::{DType, Graph, Role};
 use solstice_plugin_api::testing::Components;
 use solstice_plugin_api::wire::{Field, FieldRole, StepRequest};
@@ -160,14 +160,8 @@ fn a_step_has_few_kernels() {
         );
         found.push((name, plan.kernels.len(), kernels_wanted));
         for (limit, is_software) in [(8, false), (32, true), (128, false)] {
-            let target = Target {
-                is_software,
-                subgroup_size: if is_software { 8 } else { 1 },
-                storage_buffers_max: limit,
-                groups_max: 65_535,
-                loop_steps_max: 60_000,
-                sources: Sources::built_in(),
-            };
+            let subgroup_size = if is_software { 8 } else { 1 };
+            let target = Target { is_software, subgroup_size, storage_buffers_max: limit, ..Target::smallest(&Sources::built_in()) };
             let launches = launches(&plan, &target).unwrap_or_else(|error| panic!("{name}: {error}"));
             println!("{name}: {} launches with {limit} buffers a kernel, software: {is_software}", launches.steps.len());
         }
@@ -236,6 +230,38 @@ fn time_of_a_step() {
                 times[0],
                 times[times.len() / 2]
             );
+            if std::env::var_os("SOLSTICE_PROFILE").is_some() {
+                print_kernels(&mut session, program, &inputs, &scalars);
+            }
         }
+    }
+}
+
+/// The kernels that take longest, of ten steps: mean microseconds, share, work and rate.
+fn print_kernels(session: &mut Session, program: ProgramId, inputs: &[(&str, &[u8])], scalars: &[(&str, u32)]) {
+    session.set_profiling(true).expect("the device has a clock");
+    for _ in 0..10 {
+        session.run(program, inputs, scalars).expect("a step runs");
+    }
+    let mut times = session.take_profile();
+    session.set_profiling(false).expect("a clock stops");
+    let all: f64 = times.iter().map(|entry| entry.time.as_secs_f64()).sum();
+    println!("  {:.2} ms in kernels", all * 1e3 / 10.0);
+    times.sort_by_key(|entry| std::cmp::Reverse(entry.time));
+    let plan = session.plan(program);
+    for entry in times.iter().take(40) {
+        let kernel = &plan.kernels[entry.kernel];
+        let (seconds, work) = (entry.time.as_secs_f64() / entry.calls as f64, cost(plan, &kernel.op));
+        println!(
+            "  {:9.0} us {:5.1} % {:7.2} MiB {:7.2} GB/s {:8.2} Mflop {:7.2} GFLOP/s  {:3} {}",
+            seconds * 1e6,
+            100.0 * entry.time.as_secs_f64() / all,
+            work.bytes as f64 / 1048576.0,
+            work.bytes as f64 / seconds / 1e9,
+            work.flops as f64 / 1e6,
+            work.flops as f64 / seconds / 1e9,
+            entry.kernel,
+            kernel.label
+        );
     }
 }

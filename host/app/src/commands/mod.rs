@@ -21,6 +21,7 @@ pub mod stream;
 pub mod summary;
 pub mod sweep;
 pub mod train;
+pub mod tune;
 pub mod watch_run;
 
 use crate::assemble::Assembly;
@@ -46,6 +47,7 @@ pub fn take_input(command: &mut Command) -> Result<()> {
         Command::Check(args) => &mut args.recipe,
         Command::Inspect(args) => &mut args.recipe,
         Command::Summary(args) => &mut args.recipe,
+        Command::Tune(args) => &mut args.recipe,
         _ => return Ok(()),
     };
     if is_stdin(&recipe.recipe) {

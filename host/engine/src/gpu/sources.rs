@@ -20,6 +20,7 @@ shader_files![
     "convolution_weight_grad",
     "dot_general",
     "dot_general_subgroup",
+    "dot_general_thin",
     "dynamic_slice",
     "dynamic_update_slice",
     "gather",
