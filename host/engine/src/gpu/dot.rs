@@ -95,6 +95,8 @@ struct Product<'a> {
     /// Text with `load_lhs`, `load_rhs`, `address`, and `load_lhs4`, `load_rhs4` where the vector says so.
     operands: String,
     vectors: [Vector; 2],
+    /// The right operand is looked up: `operands` has `load_rhs_at(rhs_column(..), rhs_step(..))`, whose parts can be kept.
+    is_looked_up: bool,
     /// Neighbours along the inner axis are neighbours in memory.
     inner_first: [bool; 2],
     from: [BufferId; 2],
@@ -202,6 +204,7 @@ fn dot(op: &KernelOp) -> Product<'_> {
         inner: *inner,
         operands,
         vectors,
+        is_looked_up: false,
         inner_first: [lhs.column_stride.abs() <= lhs.row_stride.abs(), rhs.row_stride.abs() < rhs.column_stride.abs()],
         from: [lhs.buffer, rhs.buffer],
         to: *to,
@@ -249,6 +252,11 @@ fn convolution<'a>(context: &Context, op: &'a KernelOp) -> Result<Product<'a>, S
             template = template.count(&format!("{name}_{axis}"), values[axis]);
         }
     }
+    if *form != ConvolutionForm::InputGrad {
+        // The last window's last tap is the farthest; the first ones start at the padding.
+        let reach = |axis: usize| (out[axis].max(1) - 1) * strides[axis] + (kernel[axis].max(1) - 1) * dilation[axis];
+        template = template.flag("IS_PADDED", (0..3).any(|axis| low[axis] > 0 || reach(axis) >= x[axis]));
+    }
     Ok(Product {
         form: file,
         batches: geometry.groups,
@@ -257,6 +265,7 @@ fn convolution<'a>(context: &Context, op: &'a KernelOp) -> Result<Product<'a>, S
         inner,
         operands: template.into_text()?,
         vectors: [vector, Vector::None],
+        is_looked_up: true,
         inner_first: [*form != ConvolutionForm::InputGrad, *form == ConvolutionForm::WeightGrad],
         from,
         to: *to,

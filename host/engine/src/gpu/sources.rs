@@ -34,6 +34,7 @@ shader_files![
     "scatter",
     "scatter_rows",
     "select_and_scatter",
+    "select_and_scatter_tiled",
 ];
 
 /// The files that hold functions for the generated kernels, and nothing else.

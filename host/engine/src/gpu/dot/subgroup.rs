@@ -190,6 +190,8 @@ impl TileCode<'_> {
         let suffix = if four { "4" } else { "" };
         if is_shared != self.tile.is_swapped {
             format!("load_lhs{suffix}(batch, {place}, {k})")
+        } else if self.product.is_looked_up {
+            format!("load_rhs_at({place}_at, rhs_step({k}))")
         } else {
             format!("load_rhs{suffix}(batch, {k}, {place})")
         }
@@ -214,6 +216,13 @@ impl TileCode<'_> {
             for column in 0..tile.columns {
                 let _ = writeln!(text, "let o_{column} = min(owned_0 + lane + {}u, {owned_end} - 1u);", column * tile.size);
             }
+        }
+        if self.product.is_looked_up {
+            // Drivers of software adapters do not move what stays the same out of loops.
+            let (name, count) = if tile.is_swapped { ("s", self.shared_registers()) } else { ("o", tile.columns) };
+            (0..count).for_each(|index| {
+                let _ = writeln!(text, "let {name}_{index}_at = rhs_column(batch, {name}_{index});");
+            });
         }
         for row in 0..tile.shared {
             let _ = writeln!(text, "var acc_{row} = {}();", self.accumulator());
