@@ -5,9 +5,12 @@
 mod device;
 
 use device::{Case, assert_close, run};
+use solstice_engine::device::{self as devices, DeviceOptions, DeviceRequest};
 use solstice_engine::gpu::{Adapter, Choice, GpuRuntime, Sources, Step, Target, Tuning, adapters, choices, launches, tune};
-use solstice_engine::{Plan, Runtime};
+use solstice_engine::{DeviceCache, Plan, Runtime};
 use solstice_ir::{BinaryOp, ConvolutionGeometry, DotDims, NodeId, Op};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 /// Rounding of some tens of products.
 const CLOSE: f64 = 4e-6;
@@ -198,4 +201,58 @@ fn a_choice_that_is_not_possible_is_left() {
             assert!(texts(&Target { tuning, ..target.clone() }) == usual, "{wrong:?} was taken");
         }
     }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------------------------------------
+// What is kept between processes
+
+/// A cache in memory.
+#[derive(Default)]
+struct Kept(Mutex<BTreeMap<String, Vec<u8>>>);
+
+impl DeviceCache for Kept {
+    fn load(&self, name: &str) -> Option<Vec<u8>> {
+        self.0.lock().expect("nobody panics with it").get(name).cloned()
+    }
+
+    fn save(&self, name: &str, bytes: &[u8]) {
+        self.0.lock().expect("nobody panics with it").insert(name.to_owned(), bytes.to_vec());
+    }
+}
+
+#[test]
+fn what_was_measured_and_compiled_is_kept_and_what_is_broken_is_no_error() {
+    let case = products(40, 64, 48, STRAIGHT);
+    let plan = case.plan(true);
+    let kept = Arc::new(Kept::default());
+    let options = DeviceOptions { cache: Some(kept.clone()), ..DeviceOptions::default() };
+    let request = DeviceRequest::Named(adapter().name);
+    let opened = || devices::open_with(&request, &options).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(opened().1.tuning, "", "nothing is measured yet");
+    let untuned = run(opened().0, &plan, &case.values, 1);
+
+    let measured = devices::tune(&request, &options, &[&plan], false, &mut |_| ()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(opened().1.tuning, measured.tuning, "the record is taken by who opens the device later");
+    let tuned = run(opened().0, &plan, &case.values, 1);
+    assert_close("tuned", &tuned, &case.wanted(), 1e-5);
+    // What is known is not measured again.
+    let again = devices::tune(&request, &options, &[&plan], false, &mut |class| panic!("{} is known", class.class));
+    assert_eq!(again.unwrap_or_else(|error| panic!("{error}")).tuning, measured.tuning);
+
+    let names: Vec<String> = kept.0.lock().unwrap().keys().cloned().collect();
+    assert!(names.iter().any(|name| name.starts_with("tuning-")), "{names:?}");
+    for damage in
+        [(|bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2)) as fn(&mut Vec<u8>), |bytes| *bytes.last_mut().unwrap() ^= 1, Vec::clear]
+    {
+        kept.0.lock().unwrap().values_mut().for_each(damage);
+        let (runtime, info) = opened();
+        assert_eq!(info.tuning, "", "a broken record counts as none");
+        assert!(run(runtime, &plan, &case.values, 1) == untuned, "other bytes than without a record");
+    }
+}
+
+#[test]
+fn the_cpu_has_nothing_to_measure_and_says_so() {
+    let error = devices::tune(&DeviceRequest::Cpu, &DeviceOptions::default(), &[], false, &mut |_| ()).unwrap_err().to_string();
+    assert!(error.contains("--device gpu"), "{error}");
 }
