@@ -1,5 +1,7 @@
 //! The three models of `solstice bench`: how many kernels a step has, how many bytes it moves, and that fusion does not change what it computes.
 
+#[path = "common/kept.rs"]
+mod kept;
 #[allow(dead_code)]
 #[path = "common/machine.rs"]
 mod machine;
@@ -7,19 +9,22 @@ mod machine;
 use classification::Classification;
 use convnet::{ConvNet, Padding, Pool};
 use gpt::Gpt;
+use kept::Kept;
 use language_model::LanguageModel;
 use machine::{Device, Machine};
 use mlp::Mlp;
 use optimizers::{Adam, AdamW};
 use schedules::Constant;
 use solstice_engine::cost::cost;
-use solstice_engine::gpu::{Sources, Target, launches};
+use solstice_engine::device::DeviceOptions;
+use solstice_engine::gpu::{Measured, Sources, Target, launches};
 use solstice_engine::random::rng_bits;
 use solstice_engine::{CompileOptions, Plan, ProgramId, Session, compile, device, init};
 use solstice_ir::{DType, Graph, Role};
 use solstice_plugin_api::testing::Components;
 use solstice_plugin_api::wire::{Field, FieldRole, StepRequest};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn request(batch_size: usize, x: (DType, &[usize]), y: &[usize], classes: usize) -> StepRequest {
     let field =
@@ -171,7 +176,8 @@ fn a_step_has_few_kernels() {
     }
 }
 
-/// `cargo test -p solstice-engine --test bench_models -- --ignored --nocapture time_of_a_step`: least and median milliseconds of a step.
+/// `cargo test -p solstice-engine --test bench_models -- --ignored --nocapture time_of_a_step`: least and median milliseconds of a step. `SOLSTICE_DEVICES` names
+/// devices, `SOLSTICE_PROFILE` prints the times of kernels, `SOLSTICE_TUNE` measures the kernels of products first.
 #[test]
 #[ignore = "a measurement"]
 fn time_of_a_step() {
@@ -179,7 +185,16 @@ fn time_of_a_step() {
     let models = [("mlp", mlp(&[512, 512], 128), 10), ("convnet", convnet([32, 64], 128, 64, 28), 10), ("gpt", gpt(4, 4, 128, 12, 64), 65)];
     for device_name in devices.split(',') {
         for (name, graph, classes) in &models {
-            let (runtime, _) = device::open(&device_name.parse().expect("any text is a request")).expect("the device opens");
+            let request = device_name.parse().expect("any text is a request");
+            let options = DeviceOptions { cache: Some(Arc::new(Kept::default())), ..DeviceOptions::default() };
+            if std::env::var_os("SOLSTICE_TUNE").is_some() {
+                let mut report = |class: &Measured| {
+                    let gain = class.before_secs / class.after_secs;
+                    println!("  {gain:.2} times as fast: {} of {} for {} ({})", class.choice, class.candidates, class.class, class.label);
+                };
+                device::tune(&request, &options, &[&plan(graph)], false, &mut report).expect("the device has something to measure");
+            }
+            let (runtime, _) = device::open_with(&request, &options).expect("the device opens");
             let mut session = Session::new(runtime);
             for (_, parameter, ty) in graph.parameters().filter(|(_, parameter, _)| parameter.role.is_state()) {
                 let values = init::initial_values(parameter.init.as_ref().expect("a state has an init"), &ty.shape, 0, &parameter.name);

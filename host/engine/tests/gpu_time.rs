@@ -2,7 +2,6 @@
 //!
 //! `cargo test -p solstice-engine --test gpu_time -- --ignored --nocapture`; the first adapter, software serves.
 
-#[allow(dead_code)]
 #[path = "common/device.rs"]
 mod device;
 

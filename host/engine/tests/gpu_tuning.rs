@@ -3,14 +3,16 @@
 
 #[path = "common/device.rs"]
 mod device;
+#[path = "common/kept.rs"]
+mod kept;
 
 use device::{Case, assert_close, run};
+use kept::Kept;
 use solstice_engine::device::{self as devices, DeviceOptions, DeviceRequest};
 use solstice_engine::gpu::{Adapter, Choice, GpuRuntime, Sources, Step, Target, Tuning, adapters, choices, launches, tune};
-use solstice_engine::{DeviceCache, Plan, Runtime};
+use solstice_engine::{Plan, Runtime};
 use solstice_ir::{BinaryOp, ConvolutionGeometry, DotDims, NodeId, Op};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Rounding of some tens of products.
 const CLOSE: f64 = 4e-6;
@@ -205,20 +207,6 @@ fn a_choice_that_is_not_possible_is_left() {
 
 // ---------------------------------------------------------------------------------------------------------------------------------------------------
 // What is kept between processes
-
-/// A cache in memory.
-#[derive(Default)]
-struct Kept(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl DeviceCache for Kept {
-    fn load(&self, name: &str) -> Option<Vec<u8>> {
-        self.0.lock().expect("nobody panics with it").get(name).cloned()
-    }
-
-    fn save(&self, name: &str, bytes: &[u8]) {
-        self.0.lock().expect("nobody panics with it").insert(name.to_owned(), bytes.to_vec());
-    }
-}
 
 #[test]
 fn what_was_measured_and_compiled_is_kept_and_what_is_broken_is_no_error() {
