@@ -43,21 +43,34 @@ fn lhs_position(batch: u32, row: u32, k: u32) -> u32 {
     return ((batch * GROUP_OUT + k / taps) * GROUP_CHANNELS + row) * taps + k % taps;
 }
 
-fn load_rhs(batch: u32, k: u32, column: u32) -> f32 {
+// Batch entry of a column in the gradient, and its place along each axis of x from the edge of the padding on: see convolution.wgsl.
+fn rhs_column(batch: u32, column: u32) -> vec4<u32> {
     let entry = column / (X_0 * X_1 * X_2);
-    let channel = batch * GROUP_OUT + k / (KERNEL_0 * KERNEL_1 * KERNEL_2);
-    // The window that reaches this position by this tap starts at `p`: it is there when p is not below 0 (wrapped: large) and a multiple of the stride.
-    let p_0 = column / (X_1 * X_2) % X_0 + LOW_0 - k / (KERNEL_1 * KERNEL_2) % KERNEL_0 * DILATION_0;
-    let p_1 = column / X_2 % X_1 + LOW_1 - k / KERNEL_2 % KERNEL_1 * DILATION_1;
-    let p_2 = column % X_2 + LOW_2 - k % KERNEL_2 * DILATION_2;
-    let o_0 = p_0 / STRIDE_0;
-    let o_1 = p_1 / STRIDE_1;
-    let o_2 = p_2 / STRIDE_2;
-    let is_between = (p_0 % STRIDE_0) + (p_1 % STRIDE_1) + (p_2 % STRIDE_2) != 0u;
-    if (is_between || o_0 >= OUT_0 || o_1 >= OUT_1 || o_2 >= OUT_2) {
-        return 0.0;
-    }
-    return rhs[(((entry * OUT_CHANNELS + channel) * OUT_0 + o_0) * OUT_1 + o_1) * OUT_2 + o_2];
+    let first = (entry * OUT_CHANNELS + batch * GROUP_OUT) * (OUT_0 * OUT_1 * OUT_2);
+    return vec4<u32>(first, column / (X_1 * X_2) % X_0 + LOW_0, column / X_2 % X_1 + LOW_1, column % X_2 + LOW_2);
+}
+
+// Output channel of a step in the gradient, and its tap.
+fn rhs_step(k: u32) -> vec4<u32> {
+    let channel = k / (KERNEL_0 * KERNEL_1 * KERNEL_2) * (OUT_0 * OUT_1 * OUT_2);
+    let tap_0 = k / (KERNEL_1 * KERNEL_2) % KERNEL_0 * DILATION_0;
+    return vec4<u32>(channel, tap_0, k / KERNEL_2 % KERNEL_1 * DILATION_1, k % KERNEL_2 * DILATION_2);
+}
+
+fn load_rhs_at(column: vec4<u32>, step: vec4<u32>) -> f32 {
+    // The window that reaches the column's position by this tap starts at `p`: it is there when p is not below 0 (wrapped: large) and a multiple of the stride.
+    let p = column.yzw - step.yzw;
+    let o_0 = p.x / STRIDE_0;
+    let o_1 = p.y / STRIDE_1;
+    let o_2 = p.z / STRIDE_2;
+    let is_start = (p.x % STRIDE_0) + (p.y % STRIDE_1) + (p.z % STRIDE_2) == 0u;
+    let is_inside = is_start && o_0 < OUT_0 && o_1 < OUT_1 && o_2 < OUT_2;
+    let position = column.x + step.x + (o_0 * OUT_1 + o_1) * OUT_2 + o_2;
+    return select(0.0, rhs[select(0u, position, is_inside)], is_inside);
+}
+
+fn load_rhs(batch: u32, k: u32, column: u32) -> f32 {
+    return load_rhs_at(rhs_column(batch, column), rhs_step(k));
 }
 
 fn address(batch: u32, row: u32, column: u32) -> u32 {

@@ -69,6 +69,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Train a recipe for some steps and show where their time goes: each kernel with its bytes, FLOPs and percent of the roofline, each part of the loop.
     Profile(ProfileArgs),
+    /// Measure which kernels a recipe runs best with on a GPU; later runs there use them.
+    Tune(TuneArgs),
     /// Time the three benchmark models on each device.
     Bench(BenchArgs),
     /// The child process that loads plugins; started by the other commands.
@@ -130,6 +132,7 @@ impl Command {
             Command::Check(args) => args.recipe.data.call_limit(),
             Command::Inspect(args) => args.recipe.data.call_limit(),
             Command::Profile(args) => args.recipe.data.call_limit(),
+            Command::Tune(args) => args.recipe.data.call_limit(),
             _ => DataArgs::default().call_limit(),
         }
     }
@@ -282,6 +285,20 @@ pub enum CtlCommand {
         #[arg(long, default_value_t = crate::control::PROFILED_STEPS, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         steps: u64,
     },
+}
+
+/// Arguments of `tune`.
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub recipe: RecipeArgs,
+    /// Measure anew what is known already, and forget the rest.
+    #[arg(long)]
+    pub again: bool,
+    /// One JSON object a class of products.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `eval`.

@@ -4,6 +4,7 @@
 
 use crate::assemble::Assembly;
 use crate::control::{Change, Control, LIVE_SETTINGS, Saved};
+use crate::device_cache::FolderCache;
 use crate::drive::{Beginning, Driver, End, retention, state_type};
 use crate::journal::Journal;
 use crate::loader::{CallbackHandle, Catalog, LoggerHandle};
@@ -17,7 +18,7 @@ use crate::train::{Begin, DryRun, Restored, Run, Stopwatch};
 use crate::weights::InitOptions;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
-use solstice_engine::device::{self, DeviceInfo, DeviceRequest};
+use solstice_engine::device::{self, DeviceInfo, DeviceOptions, DeviceRequest};
 use solstice_engine::gpu::Sources;
 use solstice_engine::{Runtime, Session};
 use solstice_plugin_abi::run::RunFacts;
@@ -345,6 +346,7 @@ fn stamp(assembly: &Assembly, device: &DeviceInfo, shaders: &Sources) -> BTreeMa
         ("plugins", plugins.join("\n")),
         ("shaders", shaders_hash(shaders)),
         ("adapter", device.name.clone()),
+        ("tuning", device.tuning.clone()),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     parts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
@@ -427,7 +429,12 @@ fn open_writer(launch: &Launch, assembly: &Assembly, run: &Run, device: &DeviceI
 /// The device that `--device` names.
 pub fn open_device(name: &str, shaders: &Sources) -> Result<(Box<dyn Runtime>, DeviceInfo), Exit> {
     let request: DeviceRequest = name.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
-    device::open_with(&request, shaders).or_exit(exit::FAILED)
+    device::open_with(&request, &device_options(shaders)).or_exit(exit::FAILED)
+}
+
+/// What devices are opened with: shader files, and the user's cache.
+pub fn device_options(shaders: &Sources) -> DeviceOptions {
+    DeviceOptions { sources: shaders.clone(), cache: Some(Arc::new(FolderCache::of_user())) }
 }
 
 /// SHA-256 over the shader files, hexadecimal.

@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod control;
 mod data;
+mod device_cache;
 mod diagnose;
 mod drive;
 mod journal;
@@ -80,7 +81,8 @@ fn main() {
         | Command::Check(_)
         | Command::Inspect(_)
         | Command::Profile(_)
-        | Command::Summary(_) => supervise::run_attached(&command),
+        | Command::Summary(_)
+        | Command::Tune(_) => supervise::run_attached(&command),
     };
     let code = outcome.unwrap_or_else(|error| {
         eprintln!("error: {}", outcome::sentence(&error));

@@ -53,6 +53,7 @@ pub fn main(side_dir: &Path) -> i32 {
         Command::Summary(args) => commands::summary::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Profile(args) => commands::profile::run(args, &side, &stop),
+        Command::Tune(args) => commands::tune::run(args),
         other => unreachable!("{other:?} needs no worker"),
     });
     loader::stop_recording();

@@ -4,10 +4,11 @@
 //! device; they are used only when asked for.
 
 use crate::cpu::CpuRuntime;
-use crate::gpu::{Adapter, GpuRuntime, Sources, adapters};
-use crate::{EngineError, Runtime};
+use crate::gpu::{self, Adapter, GpuRuntime, Measured, Sources, Tuning, adapters};
+use crate::{DeviceCache, EngineError, Plan, Runtime};
 use std::convert::Infallible;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// What the user asked for: `auto`, `cpu`, `gpu` or a part of an adapter's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +54,17 @@ pub struct DeviceInfo {
     pub threads: usize,
     /// The limits that training meets first.
     pub limits: String,
+    /// Which measured choices its kernels follow; empty where rules of thumb do.
+    pub tuning: String,
+}
+
+/// What a device is opened with.
+#[derive(Clone, Default)]
+pub struct DeviceOptions {
+    /// Shader files of one's own; the CPU needs none.
+    pub sources: Sources,
+    /// Where compiled kernels and measured choices are kept; `None` keeps nothing.
+    pub cache: Option<Arc<dyn DeviceCache>>,
 }
 
 /// All devices of this machine, the CPU first.
@@ -67,39 +79,74 @@ pub fn devices() -> Vec<DeviceInfo> {
 ///
 /// Errors: `EngineError::NoDevice` when there is none, or several answer to the name; the sentence lists what there is and says what to do.
 pub fn open(request: &DeviceRequest) -> Result<(Box<dyn Runtime>, DeviceInfo), EngineError> {
-    open_with(request, &Sources::built_in())
+    open_with(request, &DeviceOptions::default())
 }
 
-/// The same with shader files of one's own; the CPU needs none.
-pub fn open_with(request: &DeviceRequest, sources: &Sources) -> Result<(Box<dyn Runtime>, DeviceInfo), EngineError> {
+/// The same with options.
+pub fn open_with(request: &DeviceRequest, options: &DeviceOptions) -> Result<(Box<dyn Runtime>, DeviceInfo), EngineError> {
+    let Some(adapter) = chosen(request)? else { return open_cpu() };
+    let runtime = match &options.cache {
+        Some(cache) => GpuRuntime::with_cache(&adapter, &options.sources, cache)?,
+        None => GpuRuntime::with_sources(&adapter, &options.sources)?,
+    };
+    let tuning = &runtime.target().tuning;
+    let tuning = if tuning.is_empty() { String::new() } else { tuning.stamp() };
+    Ok((Box::new(runtime), DeviceInfo { tuning, ..adapter_info(&adapter) }))
+}
+
+/// Measures how the products of `plans` run best on the device, and keeps that in the options' cache for those who open it later. What is kept already stays,
+/// unless `again`.
+///
+/// Errors: `EngineError::NoDevice` for the CPU, which has nothing to choose; those of the device.
+pub fn tune(
+    request: &DeviceRequest,
+    options: &DeviceOptions,
+    plans: &[&Plan],
+    again: bool,
+    report: &mut dyn FnMut(&Measured),
+) -> Result<DeviceInfo, EngineError> {
+    let adapter = chosen(request)?.ok_or_else(|| {
+        EngineError::NoDevice(
+            "the CPU device chooses its kernels by itself; name a GPU, as in `--device gpu`, to measure its kernels".into(),
+        )
+    })?;
+    let known = options.cache.as_ref().filter(|_| !again).map(|cache| Tuning::load(&**cache, &adapter));
+    let mut tuning = known.unwrap_or_default();
+    for plan in plans {
+        tuning = gpu::tune(&adapter, &options.sources, plan, &tuning, report)?;
+    }
+    if let Some(cache) = &options.cache {
+        tuning.save(&**cache, &adapter);
+    }
+    Ok(DeviceInfo { tuning: tuning.stamp(), ..adapter_info(&adapter) })
+}
+
+/// The adapter that a request means; `None` for the CPU.
+fn chosen(request: &DeviceRequest) -> Result<Option<Adapter>, EngineError> {
     if *request == DeviceRequest::Cpu {
-        return open_cpu();
+        return Ok(None);
     }
     let adapters = adapters();
-    let chosen = match request {
-        DeviceRequest::Cpu | DeviceRequest::Auto => match adapters.iter().find(|adapter| !adapter.is_software) {
-            Some(adapter) => adapter,
-            None => return open_cpu(),
-        },
-        DeviceRequest::Gpu => {
-            let hardware = adapters.iter().find(|adapter| !adapter.is_software);
-            hardware.or(adapters.first()).ok_or_else(|| EngineError::NoDevice(NO_ADAPTER.into()))?
-        }
-        DeviceRequest::Named(name) => named(name, &adapters)?,
+    let hardware = adapters.iter().position(|adapter| !adapter.is_software);
+    let index = match request {
+        DeviceRequest::Cpu | DeviceRequest::Auto => hardware,
+        DeviceRequest::Gpu if adapters.is_empty() => return Err(EngineError::NoDevice(NO_ADAPTER.into())),
+        DeviceRequest::Gpu => Some(hardware.unwrap_or(0)),
+        DeviceRequest::Named(name) => Some(named(name, &adapters)?),
     };
-    Ok((Box::new(GpuRuntime::with_sources(chosen, sources)?), adapter_info(chosen)))
+    Ok(index.and_then(|index| adapters.into_iter().nth(index)))
 }
 
 const NO_ADAPTER: &str = "no GPU was found: Vulkan, Metal and DirectX 12 list no adapter; install the GPU's driver, or \
                           `apt-get install mesa-vulkan-drivers` for Vulkan in software, or use `--device cpu`";
 
-/// The one adapter whose name holds `name`; several of the same name count as one.
-fn named<'a>(name: &str, adapters: &'a [Adapter]) -> Result<&'a Adapter, EngineError> {
+/// Index of the one adapter whose name holds `name`; several of the same name count as one.
+fn named(name: &str, adapters: &[Adapter]) -> Result<usize, EngineError> {
     if adapters.is_empty() {
         return Err(EngineError::NoDevice(format!("no adapter `{name}`: {NO_ADAPTER}")));
     }
     let wanted = name.to_lowercase();
-    let matches: Vec<&Adapter> = adapters.iter().filter(|adapter| adapter.name.to_lowercase().contains(&wanted)).collect();
+    let matches: Vec<usize> = (0..adapters.len()).filter(|&index| adapters[index].name.to_lowercase().contains(&wanted)).collect();
     let list =
         |adapters: &mut dyn Iterator<Item = &Adapter>| adapters.map(|adapter| format!("`{}`", adapter.name)).collect::<Vec<_>>().join(", ");
     match matches.as_slice() {
@@ -107,9 +154,9 @@ fn named<'a>(name: &str, adapters: &'a [Adapter]) -> Result<&'a Adapter, EngineE
             let all = list(&mut adapters.iter());
             Err(EngineError::NoDevice(format!("no adapter is called `{name}`; there is {all}; `auto`, `cpu` and `gpu` work too")))
         }
-        [first, rest @ ..] if rest.iter().all(|other| other.name == first.name) => Ok(first),
+        [first, rest @ ..] if rest.iter().all(|&other| adapters[other].name == adapters[*first].name) => Ok(*first),
         several => {
-            let several = list(&mut several.iter().copied());
+            let several = list(&mut several.iter().map(|&index| &adapters[index]));
             Err(EngineError::NoDevice(format!("several adapters are called `{name}`: {several}; give more of the name")))
         }
     }
@@ -131,6 +178,7 @@ fn cpu_info() -> DeviceInfo {
         is_software: false,
         threads,
         limits: format!("{threads} threads, tensors as large as memory"),
+        tuning: String::new(),
     }
 }
 
@@ -150,6 +198,7 @@ fn adapter_info(adapter: &Adapter) -> DeviceInfo {
         is_software: adapter.is_software,
         threads: 0,
         limits: adapter.limits.clone(),
+        tuning: String::new(),
     }
 }
 

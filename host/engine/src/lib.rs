@@ -4,6 +4,7 @@
 //! plan is, [`Session`] holds state and runs programs, `reference.rs` is the f64 oracle.
 
 mod attention;
+mod cache;
 mod compile;
 pub mod cost;
 pub mod cpu;
@@ -24,6 +25,7 @@ pub mod roof;
 mod session;
 pub mod simplify;
 
+pub use cache::DeviceCache;
 pub use compile::{CompileOptions, Stages, compile};
 pub use error::EngineError;
 pub use kernel::Plan;

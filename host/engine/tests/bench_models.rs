@@ -1,5 +1,7 @@
 //! The three models of `solstice bench`: how many kernels a step has, how many bytes it moves, and that fusion does not change what it computes.
 
+#[path = "common/kept.rs"]
+mod kept;
 #[allow(dead_code)]
 #[path = "common/machine.rs"]
 mod machine;
@@ -7,19 +9,22 @@ mod machine;
 use classification::Classification;
 use convnet::{ConvNet, Padding, Pool};
 use gpt::Gpt;
+use kept::Kept;
 use language_model::LanguageModel;
 use machine::{Device, Machine};
 use mlp::Mlp;
 use optimizers::{Adam, AdamW};
 use schedules::Constant;
 use solstice_engine::cost::cost;
-use solstice_engine::gpu::{Sources, Target, launches};
+use solstice_engine::device::DeviceOptions;
+use solstice_engine::gpu::{Measured, Sources, Target, launches};
 use solstice_engine::random::rng_bits;
-use solstice_engine::{CompileOptions, Plan, Session, compile, device, init};
+use solstice_engine::{CompileOptions, Plan, ProgramId, Session, compile, device, init};
 use solstice_ir::{DType, Graph, Role};
 use solstice_plugin_api::testing::Components;
 use solstice_plugin_api::wire::{Field, FieldRole, StepRequest};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn request(batch_size: usize, x: (DType, &[usize]), y: &[usize], classes: usize) -> StepRequest {
     let field =
@@ -160,14 +165,8 @@ fn a_step_has_few_kernels() {
         );
         found.push((name, plan.kernels.len(), kernels_wanted));
         for (limit, is_software) in [(8, false), (32, true), (128, false)] {
-            let target = Target {
-                is_software,
-                subgroup_size: if is_software { 8 } else { 1 },
-                storage_buffers_max: limit,
-                groups_max: 65_535,
-                loop_steps_max: 60_000,
-                sources: Sources::built_in(),
-            };
+            let subgroup_size = if is_software { 8 } else { 1 };
+            let target = Target { is_software, subgroup_size, storage_buffers_max: limit, ..Target::smallest(&Sources::built_in()) };
             let launches = launches(&plan, &target).unwrap_or_else(|error| panic!("{name}: {error}"));
             println!("{name}: {} launches with {limit} buffers a kernel, software: {is_software}", launches.steps.len());
         }
@@ -177,7 +176,8 @@ fn a_step_has_few_kernels() {
     }
 }
 
-/// `cargo test -p solstice-engine --test bench_models -- --ignored --nocapture time_of_a_step`: least and median milliseconds of a step.
+/// `cargo test -p solstice-engine --test bench_models -- --ignored --nocapture time_of_a_step`: least and median milliseconds of a step. `SOLSTICE_DEVICES` names
+/// devices, `SOLSTICE_PROFILE` prints the times of kernels, `SOLSTICE_TUNE` measures the kernels of products first.
 #[test]
 #[ignore = "a measurement"]
 fn time_of_a_step() {
@@ -185,7 +185,16 @@ fn time_of_a_step() {
     let models = [("mlp", mlp(&[512, 512], 128), 10), ("convnet", convnet([32, 64], 128, 64, 28), 10), ("gpt", gpt(4, 4, 128, 12, 64), 65)];
     for device_name in devices.split(',') {
         for (name, graph, classes) in &models {
-            let (runtime, _) = device::open(&device_name.parse().expect("any text is a request")).expect("the device opens");
+            let request = device_name.parse().expect("any text is a request");
+            let options = DeviceOptions { cache: Some(Arc::new(Kept::default())), ..DeviceOptions::default() };
+            if std::env::var_os("SOLSTICE_TUNE").is_some() {
+                let mut report = |class: &Measured| {
+                    let gain = class.before_secs / class.after_secs;
+                    println!("  {gain:.2} times as fast: {} of {} for {} ({})", class.choice, class.candidates, class.class, class.label);
+                };
+                device::tune(&request, &options, &[&plan(graph)], false, &mut report).expect("the device has something to measure");
+            }
+            let (runtime, _) = device::open_with(&request, &options).expect("the device opens");
             let mut session = Session::new(runtime);
             for (_, parameter, ty) in graph.parameters().filter(|(_, parameter, _)| parameter.role.is_state()) {
                 let values = init::initial_values(parameter.init.as_ref().expect("a state has an init"), &ty.shape, 0, &parameter.name);
@@ -236,6 +245,38 @@ fn time_of_a_step() {
                 times[0],
                 times[times.len() / 2]
             );
+            if std::env::var_os("SOLSTICE_PROFILE").is_some() {
+                print_kernels(&mut session, program, &inputs, &scalars);
+            }
         }
+    }
+}
+
+/// The kernels that take longest, of ten steps: mean microseconds, share, work and rate.
+fn print_kernels(session: &mut Session, program: ProgramId, inputs: &[(&str, &[u8])], scalars: &[(&str, u32)]) {
+    session.set_profiling(true).expect("the device has a clock");
+    for _ in 0..10 {
+        session.run(program, inputs, scalars).expect("a step runs");
+    }
+    let mut times = session.take_profile();
+    session.set_profiling(false).expect("a clock stops");
+    let all: f64 = times.iter().map(|entry| entry.time.as_secs_f64()).sum();
+    println!("  {:.2} ms in kernels", all * 1e3 / 10.0);
+    times.sort_by_key(|entry| std::cmp::Reverse(entry.time));
+    let plan = session.plan(program);
+    for entry in times.iter().take(40) {
+        let kernel = &plan.kernels[entry.kernel];
+        let (seconds, work) = (entry.time.as_secs_f64() / entry.calls as f64, cost(plan, &kernel.op));
+        println!(
+            "  {:9.0} us {:5.1} % {:7.2} MiB {:7.2} GB/s {:8.2} Mflop {:7.2} GFLOP/s  {:3} {}",
+            seconds * 1e6,
+            100.0 * entry.time.as_secs_f64() / all,
+            work.bytes as f64 / 1048576.0,
+            work.bytes as f64 / seconds / 1e9,
+            work.flops as f64 / 1e6,
+            work.flops as f64 / seconds / 1e9,
+            entry.kernel,
+            kernel.label
+        );
     }
 }

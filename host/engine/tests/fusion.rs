@@ -176,14 +176,7 @@ fn an_optimizer_and_the_norm_are_a_launch_each() {
         assert!(matches!(&kernel.op, KernelOp::Group { members } if members.len() == 23), "{plan}");
     }
     let count = |storage_buffers_max| {
-        let target = Target {
-            is_software: false,
-            subgroup_size: 1,
-            storage_buffers_max,
-            groups_max: 65535,
-            loop_steps_max: usize::MAX,
-            sources: Sources::built_in(),
-        };
+        let target = Target { storage_buffers_max, ..Target::smallest(&Sources::built_in()) };
         launches(&plan, &target).expect("the plan has launches").steps.iter().filter(|step| matches!(step, Step::Launch { .. })).count()
     };
     // 23 gradients and one result, in two stages; 3 pieces a parameter and the norm. One launch a stage where the device binds that many.

@@ -55,14 +55,8 @@ fn every_file_has_a_header() {
 }
 
 fn targets() -> [Target; 4] {
-    let hardware = Target {
-        is_software: false,
-        subgroup_size: 32,
-        storage_buffers_max: 32,
-        groups_max: 65535,
-        loop_steps_max: usize::MAX,
-        sources: Sources::built_in(),
-    };
+    let hardware =
+        Target { subgroup_size: 32, storage_buffers_max: 32, workgroup_bytes_max: 32_768, ..Target::smallest(&Sources::built_in()) };
     let software = Target { is_software: true, subgroup_size: 8, loop_steps_max: 60_000, ..hardware.clone() };
     [
         Target { subgroup_size: 1, ..software.clone() },

@@ -2,12 +2,14 @@
 
 use crate::assemble::Assembly;
 use crate::cli::BenchArgs;
+use crate::launch::device_options;
 use crate::loader::Catalog;
 use crate::recipe::Recipe;
 use crate::supervise::without_window_complaints;
 use crate::train::{initialise, scalar_words};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use solstice_engine::gpu::Sources;
 use solstice_engine::random::threefry2x32;
 use solstice_engine::{CompileOptions, Session, compile, device};
 use solstice_ir::DType;
@@ -154,7 +156,7 @@ fn measure(model: &str, device_name: &str, seconds: f64) -> Result<Figure> {
         facts: ["classes", "vocabulary"].iter().map(|fact| ((*fact).to_owned(), classes.clone())).collect(),
     };
     let trace = assembly.step("train_step", "train", &spec)?;
-    let (runtime, info) = device::open(&device_name.parse().expect("any text is a request"))?;
+    let (runtime, info) = device::open_with(&device_name.parse().expect("any text is a request"), &device_options(&Sources::built_in()))?;
     let mut session = Session::new(runtime);
     initialise(&mut session, &trace.graph, 0)?;
     let program = session.load(compile(&trace.graph, &CompileOptions::default())?.plan)?;

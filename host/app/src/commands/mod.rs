@@ -22,6 +22,7 @@ pub mod stream;
 pub mod summary;
 pub mod sweep;
 pub mod train;
+pub mod tune;
 pub mod watch_run;
 
 use crate::assemble::Assembly;
@@ -48,6 +49,7 @@ pub fn take_input(command: &mut Command) -> Result<()> {
         Command::Inspect(args) => &mut args.recipe,
         Command::Profile(args) => &mut args.recipe,
         Command::Summary(args) => &mut args.recipe,
+        Command::Tune(args) => &mut args.recipe,
         _ => return Ok(()),
     };
     if is_stdin(&recipe.recipe) {

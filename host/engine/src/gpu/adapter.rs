@@ -1,7 +1,7 @@
 //! The adapters of this machine as wgpu sees them.
 
-use crate::gpu::Sources;
 use crate::gpu::launch::Target;
+use crate::gpu::{Sources, Tuning};
 use std::sync::OnceLock;
 
 /// One adapter: what a person wants to know about it, and the handle that [`crate::gpu::GpuRuntime`] opens.
@@ -19,6 +19,15 @@ pub struct Adapter {
     pub is_software: bool,
     /// The limits that training meets first, for people.
     pub limits: String,
+}
+
+impl Adapter {
+    /// Adapter, driver and engine in one line: what is made for one identity is of no use to another.
+    pub fn identity(&self) -> String {
+        let info = self.handle.get_info();
+        let (engine, ids) = (env!("CARGO_PKG_VERSION"), format!("{:04x}:{:04x}", info.vendor, info.device));
+        [engine, &self.backend, &ids, &self.name, &self.driver].map(|part| part.replace(char::is_control, " ")).join(" | ")
+    }
 }
 
 /// All adapters, in the driver's order; empty when there is no driver.
@@ -74,6 +83,8 @@ pub(super) fn target(adapter: &wgpu::Adapter, sources: &Sources) -> Target {
         subgroup_size: if has_subgroups { info.subgroup_min_size as usize } else { 1 },
         storage_buffers_max: limits.max_storage_buffers_per_shader_stage as usize,
         groups_max: limits.max_compute_workgroups_per_dimension as usize,
+        workgroup_bytes_max: limits.max_compute_workgroup_storage_size as usize,
+        tuning: Tuning::default(),
         sources: sources.clone(),
     }
 }

@@ -71,6 +71,9 @@ pub fn window(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), S
         }
         KernelOp::SelectAndScatter { kind, window, x_shape, windows_shape, x, grad, to } => {
             let axes = window_axes(window, x_shape, windows_shape)?;
+            if axes.iter().all(WindowAxis::is_tiled) && element_count(&window.size) <= WINDOW_UNROLLED_MAX {
+                return select_tiled(context, label, op, &axes);
+            }
             let windows: usize = axes.iter().map(|axis| axis.size.div_ceil(axis.stride)).product();
             check_steps(context, 2 * windows * element_count(&window.size))?;
             let (count, _) = (count_u32(x_shape)?, count_u32(windows_shape)?);
@@ -119,6 +122,62 @@ fn window_axes(window: &Window, from_shape: &[usize], to_shape: &[usize]) -> Res
         4usize.checked_sub(axes.len()).ok_or_else(|| format!("a window over {:?} has more than four axes after merging", window.size))?;
     axes.splice(0..0, vec![unit; missing]);
     axes.try_into().map_err(|_| "a window has four axes".into())
+}
+
+impl WindowAxis {
+    /// The windows cover the axis without gaps and overlaps.
+    fn is_tiled(&self) -> bool {
+        self.low == 0 && self.stride == self.size && self.from == self.to * self.size
+    }
+}
+
+/// Elements of a window that are written out one by one.
+const WINDOW_UNROLLED_MAX: usize = 16;
+
+/// Appends the launch of a `KernelOp::SelectAndScatter` whose windows cover x.
+fn select_tiled(context: &mut Context, label: &str, op: &KernelOp, axes: &[WindowAxis; 4]) -> Result<(), String> {
+    let KernelOp::SelectAndScatter { kind, x_shape, windows_shape, x, grad, to, .. } = op else {
+        unreachable!("the caller matched a window")
+    };
+    let (count, _) = (count_u32(windows_shape)?, count_u32(x_shape)?);
+    let sizes = axes.map(|axis| axis.size);
+    let from = axes.map(|axis| axis.from);
+    let mut text = String::new();
+    let elements = element_count(&sizes);
+    for element in 0..elements {
+        let mut offset = 0;
+        let mut after = elements;
+        for axis in 0..4 {
+            after /= sizes[axis];
+            offset = offset * from[axis] + element / after % sizes[axis];
+        }
+        let _ = writeln!(text, "let position_{element} = first + {offset}u;");
+    }
+    text += "var best = 0u;\nvar best_value = x[position_0];\n";
+    for element in 1..elements {
+        let _ = writeln!(text, "let value_{element} = x[position_{element}];");
+        let _ = writeln!(text, "if (is_better(value_{element}, best_value)) {{\nbest = {element}u;\nbest_value = value_{element};\n}}");
+    }
+    text += "let value = grad[i];\n";
+    for element in 0..elements {
+        let _ = writeln!(text, "to[position_{element}] = select(0.0, value, best == {element}u);");
+    }
+    let bindings = vec![context.read(*x), context.read(*grad), context.write(*to)];
+    let sources = context.sources();
+    context.launch(label, bindings, count.div_ceil(64), |groups_x| {
+        let mut template = Template::new(sources, "select_and_scatter_tiled")
+            .count("COUNT", count)
+            .count("GROUPS_X", groups_x)
+            .flag("IS_MAX", *kind == ReduceKind::Max)
+            .region("window", &text);
+        for (index, axis) in axes.iter().enumerate() {
+            template = template.count(&format!("SIZE_{index}"), axis.size);
+            if index > 0 {
+                template = template.count(&format!("FROM_{index}"), axis.from).count(&format!("TO_{index}"), axis.to);
+            }
+        }
+        template.into_text()
+    })
 }
 
 fn set_window(mut template: Template, axes: &[WindowAxis; 4]) -> Template {

@@ -9,15 +9,7 @@ use wgpu::naga;
 ///
 /// Errors: one sentence when a kernel wants more than that.
 pub fn shaders(plan: &Plan, sources: &Sources) -> Result<Vec<(String, String)>, String> {
-    let target = Target {
-        is_software: false,
-        subgroup_size: 1,
-        storage_buffers_max: 8,
-        groups_max: 65_535,
-        loop_steps_max: usize::MAX,
-        sources: sources.clone(),
-    };
-    let steps = launches(plan, &target)?.steps.into_iter();
+    let steps = launches(plan, &Target::smallest(sources))?.steps.into_iter();
     Ok(steps
         .filter_map(|step| match step {
             Step::Launch { label, wgsl, .. } => Some((label, wgsl)),

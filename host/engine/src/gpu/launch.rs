@@ -3,7 +3,8 @@
 //! [`launches`] walks the kernels; `emit.rs` writes the generated ones (`Map`, `Reduce`), `dot.rs` the products and convolutions, `indexing.rs` the rest.
 
 use crate::Plan;
-use crate::gpu::{Sources, attention, dot, group, indexing, map, reduce, rows};
+use crate::gpu::dot::{self, Choice};
+use crate::gpu::{Sources, Tuning, attention, group, indexing, map, reduce, rows};
 use crate::kernel::{Buffer, BufferId, BufferKind, Kernel, KernelOp};
 use solstice_ir::{DType, element_count};
 use std::collections::HashMap;
@@ -22,8 +23,28 @@ pub struct Target {
     /// Most passes through loops, all loops of an invocation together. llvmpipe leaves its loops after 65535 passes without a word
     /// (`LP_MAX_TGSI_LOOP_ITERATIONS` in Mesa's src/gallium/auxiliary/gallivm).
     pub loop_steps_max: usize,
+    /// Bytes of workgroup memory that one kernel may have.
+    pub workgroup_bytes_max: usize,
+    /// What was measured on this adapter; where it says nothing, rules of thumb hold.
+    pub tuning: Tuning,
     /// The shader files.
     pub sources: Sources,
+}
+
+impl Target {
+    /// A GPU with WebGPU's smallest limits, which every other has too.
+    pub fn smallest(sources: &Sources) -> Target {
+        Target {
+            is_software: false,
+            subgroup_size: 1,
+            storage_buffers_max: 8,
+            groups_max: 65_535,
+            loop_steps_max: usize::MAX,
+            workgroup_bytes_max: 16_384,
+            tuning: Tuning::default(),
+            sources: sources.clone(),
+        }
+    }
 }
 
 /// Memory that a launch uses.
@@ -133,6 +154,23 @@ pub fn launches(plan: &Plan, target: &Target) -> Result<Launches, String> {
     Ok(context.launches)
 }
 
+/// The products of a plan (convolutions too): the kernel, the class of products that it is in, and how it may run, the rule of thumb first.
+///
+/// Errors: as of [`launches`].
+pub fn choices(plan: &Plan, target: &Target) -> Result<Vec<(usize, String, Vec<Choice>)>, String> {
+    let (piece_of, _) = pieces(plan);
+    let context = Context { plan, piece_of: &piece_of, target, launches: Launches::default(), temporary_count: 0 };
+    let mut all = Vec::new();
+    for (index, kernel) in plan.kernels.iter().enumerate() {
+        if let Some((class, choices)) =
+            dot::choices(&context, &kernel.op).map_err(|message| format!("kernel `{}`: {message}", kernel.label))?
+        {
+            all.push((index, class, choices));
+        }
+    }
+    Ok(all)
+}
+
 /// What the emitters read, and the list that they write.
 pub struct Context<'a> {
     /// The plan.
@@ -176,9 +214,8 @@ impl<'a> Context<'a> {
                 reduce::emit(self, label, &reduction, (self.memory(*to), *to_offset))
             }
             KernelOp::ReduceArg { .. } => indexing::reduce_arg(self, label, &kernel.op),
-            KernelOp::Dot { .. } => dot::dot(self, label, &kernel.op),
             KernelOp::Attention { .. } => attention::emit(self, label, &kernel.op),
-            KernelOp::Convolution { .. } => dot::convolution(self, label, &kernel.op),
+            KernelOp::Dot { .. } | KernelOp::Convolution { .. } => dot::emit(self, label, &kernel.op),
             KernelOp::ReduceWindow { .. } | KernelOp::SelectAndScatter { .. } => indexing::window(self, label, &kernel.op),
             KernelOp::Gather { .. } => indexing::gather(self, label, &kernel.op),
             KernelOp::Scatter { .. } => indexing::scatter(self, label, &kernel.op),

@@ -2,7 +2,7 @@
 //!
 //! `launch.rs` turns a plan into launches (plain data: shader text, buffers, grid), with `map.rs`, `reduce.rs`, `dot.rs` and `indexing.rs` for the kernels,
 //! `emit.rs` for the generated bodies, `template.rs` and `sources.rs` for the files of `/shaders`. `adapter.rs` finds devices, `runtime.rs` holds memory and runs
-//! programs, `staging.rs` moves bytes in and out, `profile.rs` times kernels. It does not choose kernels' order or memory: that is the plan's.
+//! programs, `pipelines.rs` compiles them, `staging.rs` moves bytes in and out, `profile.rs` times kernels, `tune.rs` measures which tiles products should take. It does not choose kernels' order or memory: that is the plan's.
 
 mod adapter;
 mod attention;
@@ -13,6 +13,7 @@ mod indexing;
 mod inspect;
 mod launch;
 mod map;
+mod pipelines;
 mod profile;
 mod reduce;
 mod rows;
@@ -20,12 +21,15 @@ mod runtime;
 mod sources;
 mod staging;
 mod template;
+mod tune;
 
 pub use adapter::{Adapter, adapters};
+pub use dot::Choice;
 pub use inspect::{shaders, validate};
-pub use launch::{Launches, Memory, Step, Target, launches};
+pub use launch::{Launches, Memory, Step, Target, choices, launches};
 pub use runtime::GpuRuntime;
 pub use sources::{FILES, Sources, development_dir};
+pub use tune::{Measured, Tuning, tune};
 
 /// The shader grammar's own checker, for tests that read every shader without a device.
 pub use wgpu::naga;

@@ -4,11 +4,13 @@
 //! touches (staging.rs). A program remembers the buffers that it was bound to; when a state tensor has been replaced since, or the scratch memory has
 //! grown, the bind groups are made anew.
 
-use crate::gpu::Sources;
+use crate::cache::DeviceCache;
 use crate::gpu::adapter::{Adapter, target};
 use crate::gpu::launch::{Binding, Launches, Memory, Step, Target, buffer_bytes, launches, pieces};
+use crate::gpu::pipelines::{Pipelines, Wanted};
 use crate::gpu::profile::Clock;
 use crate::gpu::staging::Staging;
+use crate::gpu::{Sources, Tuning};
 use crate::kernel::{Buffer, BufferKind};
 use crate::session::{KernelSpan, KernelTime, ProgramId, Runtime, SPANS_KEPT, Ticket};
 use crate::{EngineError, Plan};
@@ -42,9 +44,7 @@ pub struct GpuRuntime {
     slots: Vec<wgpu::Buffer>,
     /// Temporaries of all programs.
     temporaries: Vec<wgpu::Buffer>,
-    pipelines: HashMap<String, wgpu::ComputePipeline>,
-    /// By the access of each binding: is it written?
-    layouts: HashMap<Vec<bool>, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>,
+    pipelines: Pipelines,
     programs: Vec<Program>,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
     results: BTreeMap<u64, Outcome>,
@@ -129,12 +129,22 @@ impl GpuRuntime {
         GpuRuntime::with_target(adapter, target(&adapter.handle, sources))
     }
 
+    /// The same, with the choices that were measured on this adapter and the kernels that were compiled for it, as `cache` has kept them.
+    pub fn with_cache(adapter: &Adapter, sources: &Sources, cache: &Arc<dyn DeviceCache>) -> Result<GpuRuntime, EngineError> {
+        let target = Target { tuning: Tuning::load(&**cache, adapter), ..target(&adapter.handle, sources) };
+        GpuRuntime::open(adapter, target, Some(cache.clone()))
+    }
+
     /// An adapter with the kernels of another: for tests, which run the shaders for hardware in software.
     pub fn with_target(adapter: &Adapter, target: Target) -> Result<GpuRuntime, EngineError> {
+        GpuRuntime::open(adapter, target, None)
+    }
+
+    fn open(adapter: &Adapter, target: Target, cache: Option<Arc<dyn DeviceCache>>) -> Result<GpuRuntime, EngineError> {
         let limits = adapter.handle.limits();
         let request = wgpu::DeviceDescriptor {
             label: Some("solstice"),
-            required_features: adapter.handle.features() & (wgpu::Features::SUBGROUP | Clock::FEATURES),
+            required_features: adapter.handle.features() & (wgpu::Features::SUBGROUP | Clock::FEATURES | Pipelines::FEATURES),
             required_limits: limits.clone(),
             ..Default::default()
         };
@@ -155,6 +165,7 @@ impl GpuRuntime {
                 report(format!("the device is lost: {message}"));
             }
         });
+        let pipelines = Pipelines::new(&device, cache, &adapter.identity());
         Ok(GpuRuntime {
             name: adapter.name.clone(),
             target,
@@ -165,8 +176,7 @@ impl GpuRuntime {
             states: HashMap::new(),
             slots: Vec::new(),
             temporaries: Vec::new(),
-            pipelines: HashMap::new(),
-            layouts: HashMap::new(),
+            pipelines,
             programs: Vec::new(),
             in_flight: VecDeque::new(),
             results: BTreeMap::new(),
@@ -180,6 +190,19 @@ impl GpuRuntime {
     /// What the shader texts of this device depend on.
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Programs that are loaded from now on follow this record.
+    pub(super) fn set_tuning(&mut self, tuning: Tuning) {
+        self.target.tuning = tuning;
+    }
+
+    /// Frees what programs hold; their ids are worth nothing afterwards.
+    pub(super) fn forget_programs(&mut self) {
+        self.programs.clear();
+        self.pipelines.clear();
+        self.slots.clear();
+        self.temporaries.clear();
     }
 
     fn error(&self, message: impl Into<String>) -> EngineError {
@@ -270,59 +293,26 @@ impl GpuRuntime {
         Ok(())
     }
 
-    fn pipeline(
-        &mut self,
-        label: &str,
-        wgsl: &str,
-        bindings: &[Binding],
-    ) -> Result<(wgpu::ComputePipeline, wgpu::BindGroupLayout), EngineError> {
-        let access: Vec<bool> = bindings.iter().map(|binding| binding.is_written).collect();
-        let device = &self.device;
-        let (group_layout, layout) = self.layouts.entry(access).or_insert_with_key(|access| {
-            let entries: Vec<wgpu::BindGroupLayoutEntry> = access
-                .iter()
-                .enumerate()
-                .map(|(index, is_written)| wgpu::BindGroupLayoutEntry {
-                    binding: index as u32,
-                    visibility: wgpu::ShaderStages::COMPUTE,
-                    ty: wgpu::BindingType::Buffer {
-                        ty: wgpu::BufferBindingType::Storage { read_only: !is_written },
-                        has_dynamic_offset: false,
-                        min_binding_size: None,
-                    },
-                    count: None,
-                })
-                .collect();
-            let group_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
-            let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label: None,
-                bind_group_layouts: &[Some(&group_layout)],
-                immediate_size: 0,
-            });
-            (group_layout, layout)
-        });
-        let group_layout = group_layout.clone();
-        if let Some(pipeline) = self.pipelines.get(wgsl) {
-            return Ok((pipeline.clone(), group_layout));
-        }
-        let module =
-            device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(wgsl.into()) });
-        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(label),
-            layout: Some(layout),
-            module: &module,
-            entry_point: Some("main"),
-            // Every kernel writes workgroup memory before it reads it.
-            compilation_options: wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: false, ..Default::default() },
-            cache: None,
-        });
-        if let Err(error) = self.check(|| format!("compiling `{label}`")) {
+    /// Compiles the kernels of a program.
+    ///
+    /// Errors: one of them is not valid; the sentence names its file where that can be told.
+    fn compile(&mut self, steps: &[Step]) -> Result<(), EngineError> {
+        let wanted: Vec<Wanted> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Launch { label, wgsl, bindings, .. } => Some(Wanted { label, wgsl, bindings }),
+                Step::Copy { .. } => None,
+            })
+            .collect();
+        self.pipelines.compile(&self.device, &wanted);
+        if let Err(error) = self.check(|| "compiling kernels".into()) {
+            self.pipelines.clear();
             // The device's own words know no file.
-            let explained = self.target.sources.explain(wgsl);
-            return Err(explained.map_or(error, |why| self.error(format!("the kernel `{label}` is {why}"))));
+            let explained = wanted.iter().find_map(|kernel| Some((kernel.label, self.target.sources.explain(kernel.wgsl)?)));
+            return Err(explained.map_or(error, |(label, why)| self.error(format!("the kernel `{label}` is {why}"))));
         }
-        self.pipelines.insert(wgsl.to_owned(), pipeline.clone());
-        Ok((pipeline, group_layout))
+        self.pipelines.save();
+        Ok(())
     }
 
     /// Binds a program anew if memory that it shares has been replaced.
@@ -547,12 +537,13 @@ impl Runtime for GpuRuntime {
         let sources = reserved?;
         let bound = sources.iter().map(|source| self.current(source)).collect::<Result<Vec<_>, _>>()?;
         let bound_temporaries = self.temporaries[..temporaries.len()].to_vec();
+        self.compile(&steps)?;
         let mut prepared = Vec::with_capacity(steps.len());
         for step in steps {
             prepared.push(match step {
                 Step::Copy { from, to, bytes } => Prepared::Copy { from, to, bytes },
                 Step::Launch { label, wgsl, bindings, grid } => {
-                    let (pipeline, layout) = self.pipeline(&label, &wgsl, &bindings)?;
+                    let (pipeline, layout) = (self.pipelines.get(&wgsl), self.pipelines.layout(&self.device, &bindings));
                     let group = bind_group(&self.device, &label, &layout, &bindings, &bound, &bound_temporaries);
                     self.check(|| format!("binding memory of `{label}`"))?;
                     Prepared::Dispatch { label, pipeline, layout, bindings, group, grid }

@@ -22,6 +22,7 @@ shader_files![
     "convolution_weight_grad",
     "dot_general",
     "dot_general_subgroup",
+    "dot_general_thin",
     "dynamic_slice",
     "dynamic_update_slice",
     "gather",
@@ -35,6 +36,7 @@ shader_files![
     "scatter",
     "scatter_rows",
     "select_and_scatter",
+    "select_and_scatter_tiled",
 ];
 
 /// The files that hold functions for the generated kernels, and nothing else.
