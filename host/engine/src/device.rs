@@ -76,18 +76,34 @@ pub fn open_with(request: &DeviceRequest, sources: &Sources) -> Result<(Box<dyn 
         return open_cpu();
     }
     let adapters = adapters();
-    let chosen = match request {
-        DeviceRequest::Cpu | DeviceRequest::Auto => match adapters.iter().find(|adapter| !adapter.is_software) {
-            Some(adapter) => adapter,
-            None => return open_cpu(),
-        },
-        DeviceRequest::Gpu => {
-            let hardware = adapters.iter().find(|adapter| !adapter.is_software);
-            hardware.or(adapters.first()).ok_or_else(|| EngineError::NoDevice(NO_ADAPTER.into()))?
-        }
-        DeviceRequest::Named(name) => named(name, &adapters)?,
-    };
-    Ok((Box::new(GpuRuntime::with_sources(chosen, sources)?), adapter_info(chosen)))
+    match chosen(request, &adapters)? {
+        Some(adapter) => Ok((Box::new(GpuRuntime::with_sources(adapter, sources)?), adapter_info(adapter))),
+        None => open_cpu(),
+    }
+}
+
+/// The adapter that `request` means, unopened, for [`crate::gpu::check`].
+///
+/// Errors: those of [`open`], and `EngineError::NoDevice` where `request` means the CPU.
+pub fn adapter(request: &DeviceRequest) -> Result<(Adapter, DeviceInfo), EngineError> {
+    let adapters = adapters();
+    let chosen = chosen(request, &adapters)?.map(|adapter| adapter_info(adapter)).ok_or_else(|| {
+        EngineError::NoDevice("this looks at adapters, and the request means the CPU: ask for `gpu` or part of an adapter's name".into())
+    })?;
+    let mut adapters = adapters.into_iter();
+    let adapter = adapters.find(|adapter| adapter_info(adapter) == chosen).expect("the chosen one is among them");
+    Ok((adapter, chosen))
+}
+
+/// `None` stands for the CPU.
+fn chosen<'a>(request: &DeviceRequest, adapters: &'a [Adapter]) -> Result<Option<&'a Adapter>, EngineError> {
+    let hardware = || adapters.iter().find(|adapter| !adapter.is_software);
+    match request {
+        DeviceRequest::Cpu => Ok(None),
+        DeviceRequest::Auto => Ok(hardware()),
+        DeviceRequest::Gpu => hardware().or(adapters.first()).map(Some).ok_or_else(|| EngineError::NoDevice(NO_ADAPTER.into())),
+        DeviceRequest::Named(name) => named(name, adapters).map(Some),
+    }
 }
 
 const NO_ADAPTER: &str = "no GPU was found: Vulkan, Metal and DirectX 12 list no adapter; install the GPU's driver, or \

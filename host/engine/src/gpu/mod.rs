@@ -2,9 +2,10 @@
 //!
 //! `launch.rs` turns a plan into launches (plain data: shader text, buffers, grid), with `map.rs`, `reduce.rs`, `dot.rs` and `indexing.rs` for the kernels,
 //! `emit.rs` for the generated bodies, `template.rs` and `sources.rs` for the files of `/shaders`. `adapter.rs` finds devices, `runtime.rs` holds memory and runs
-//! programs, `staging.rs` moves bytes in and out, `profile.rs` times kernels. It does not choose kernels' order or memory: that is the plan's.
+//! programs, `staging.rs` moves bytes in and out, `profile.rs` times kernels, `check.rs` measures an adapter apart from any plan. It does not choose kernels' order or memory: that is the plan's.
 
 mod adapter;
+pub mod check;
 mod dot;
 mod emit;
 mod group;
