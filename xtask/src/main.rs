@@ -1,5 +1,7 @@
-//! `cargo xtask demo | test | bench | endure | reload | setup`: everything that a newcomer or CI types, set-up included.
+//! `cargo xtask demo | test | bench | gpu-check | endure | reload | setup`: everything that a newcomer or CI types, set-up included.
 
+mod gpu_check;
+mod peers;
 mod reload;
 mod setup;
 
@@ -12,6 +14,9 @@ const USAGE: &str = "\
 cargo xtask demo  [ARGS..]   build, then train experiments/mnist-convnet.ron and watch it in the dashboard (ARGS go to `solstice train`)
 cargo xtask test  [ARGS..]   install what the tests need, then run every test (ARGS go to `cargo test`)
 cargo xtask bench [ARGS..]   build, then time the three benchmark models on each device, and the dashboard (ARGS go to `solstice bench`)
+cargo xtask bench --peers [LIST] [--models LIST] [--rounds N] [--seconds S] [--json FILE]  the models and products beside Burn, PyTorch, OpenBLAS and
+                             the gemm crate in interleaved rounds; LIST chooses, as `burn-cpu,torch` does (a wrong name is answered with all)
+cargo xtask gpu-check [--device NAME] [--peak-tflops X] [--output FILE] [--no-tests]  what a GPU reaches, and whether every op is right on it: a report in Markdown
 cargo xtask bench dashboard [PART..]  the dashboard alone: open, memory, latency, killed, frames, idle
 cargo xtask endure           a hundred kills, a hundred thousand steps, a full disk (as root: it mounts a small memory disk); minutes
 cargo xtask reload [--release]  time a hot reload: edit, build, next step (it edits plugins/mlp and puts it back)
@@ -28,6 +33,7 @@ fn main() -> ExitCode {
         "demo" => demo(&rest),
         "test" => test(&rest),
         "bench" => bench(&rest),
+        "gpu-check" => gpu_check::check(&rest),
         "endure" => endure(&rest),
         "reload" => reload::reload(&rest),
         "setup" => setup::ensure(setup::Purpose::Test).map(|()| ExitCode::SUCCESS),
@@ -133,6 +139,9 @@ fn bench(args: &[String]) -> Result<ExitCode> {
     }
     setup::ensure(setup::Purpose::Test)?;
     build_release()?;
+    if peers::are_wanted(args) {
+        return peers::bench(args);
+    }
     let status = Command::new(target().join("release/solstice")).arg("bench").args(args).current_dir(root()).status()?;
     if !status.success() || !args.is_empty() {
         return Ok(exit_code(status));

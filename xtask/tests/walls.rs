@@ -31,7 +31,7 @@ fn ours(manifest: &str) -> BTreeSet<String> {
     dependencies(&root().join(manifest)).into_iter().filter(|name| name.starts_with("solstice-")).collect()
 }
 
-/// Every file below `folder` with one of the endings.
+/// Every file of ours below `folder` with one of the endings; the programs in `xtask/peers` are of other frameworks.
 fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = vec![];
     let mut folders = vec![folder.to_path_buf()];
@@ -40,7 +40,7 @@ fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
         for entry in entries.flatten() {
             let path = entry.path();
             if path.is_dir() {
-                if !path.ends_with("target") && !path.ends_with(".git") {
+                if !path.ends_with("target") && !path.ends_with(".git") && !path.ends_with("xtask/peers") {
                     folders.push(path);
                 }
             } else if endings.iter().any(|ending| path.to_string_lossy().ends_with(ending)) {

@@ -517,6 +517,9 @@ pub struct DevicesArgs {
     /// One JSON object a line.
     #[arg(long)]
     pub json: bool,
+    /// Measure one adapter, `gpu` or part of a name: features, limits, peak arithmetic, memory, what a dispatch costs.
+    #[arg(long, value_name = "DEVICE")]
+    pub measure: Option<String>,
 }
 
 /// Arguments of `check`.
@@ -613,7 +616,8 @@ pub struct BenchArgs {
     /// Devices to time, comma-separated.
     #[arg(long, default_value = "cpu,gpu", value_delimiter = ',')]
     pub devices: Vec<String>,
-    /// Models to time, comma-separated: `mlp`, `convnet`, `gpt`; and `loop`, what the loop adds to a step.
+    /// What to time, comma-separated: `mlp`, `convnet`, `gpt`; products and convolutions as `matmul-512` and `conv-64x32x26-64x3`; and `loop`, what the
+    /// loop adds to a step.
     #[arg(long, default_value = "loop,mlp,convnet,gpt", value_delimiter = ',')]
     pub models: Vec<String>,
     /// Interleaved rounds.

@@ -45,10 +45,7 @@ pub fn main(side_dir: &Path) -> i32 {
         Command::Eval(args) => commands::eval::run(args),
         Command::Plugins(args) => commands::plugins::list(args).or_exit(exit::FAILED),
         Command::Describe(args) => commands::describe::run(args).or_exit(exit::USAGE),
-        Command::Devices(args) => {
-            commands::devices::run(args);
-            Ok(exit::OK)
-        }
+        Command::Devices(args) => commands::devices::run(args).map(|()| exit::OK),
         Command::Check(args) => commands::check::run(args),
         Command::Summary(args) => commands::summary::run(args),
         Command::Inspect(args) => commands::inspect::run(args),

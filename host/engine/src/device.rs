@@ -137,6 +137,17 @@ fn chosen(request: &DeviceRequest) -> Result<Option<Adapter>, EngineError> {
     Ok(index.and_then(|index| adapters.into_iter().nth(index)))
 }
 
+/// The adapter that `request` means, unopened, for [`crate::gpu::check`].
+///
+/// Errors: those of [`open`], and `EngineError::NoDevice` where `request` means the CPU.
+pub fn adapter(request: &DeviceRequest) -> Result<(Adapter, DeviceInfo), EngineError> {
+    let adapter = chosen(request)?.ok_or_else(|| {
+        EngineError::NoDevice("this looks at adapters, and the request means the CPU: ask for `gpu` or part of an adapter's name".into())
+    })?;
+    let info = adapter_info(&adapter);
+    Ok((adapter, info))
+}
+
 const NO_ADAPTER: &str = "no GPU was found: Vulkan, Metal and DirectX 12 list no adapter; install the GPU's driver, or \
                           `apt-get install mesa-vulkan-drivers` for Vulkan in software, or use `--device cpu`";
 

@@ -1,59 +1,22 @@
-//! `solstice bench`: milliseconds a step of three models on each device, on random data, in interleaved rounds.
+//! `solstice bench`: milliseconds a step of three models on each device, on random data, in interleaved rounds. `bench_work.rs` says what can be timed.
+//!
+//! `xtask/src/peers.rs` starts children of its own, beside those of other frameworks: what a child prints, and how it times, is the same there.
 
-use crate::assemble::Assembly;
+use super::bench_work::work;
 use crate::cli::BenchArgs;
 use crate::launch::device_options;
-use crate::loader::Catalog;
-use crate::recipe::Recipe;
 use crate::supervise::without_window_complaints;
 use crate::train::{initialise, scalar_words};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use solstice_engine::cost::cost;
 use solstice_engine::gpu::Sources;
 use solstice_engine::random::threefry2x32;
 use solstice_engine::{CompileOptions, Session, compile, device};
-use solstice_ir::DType;
-use solstice_plugin_abi::wire::{DatasetSpec, Field, FieldRole};
+use solstice_ir::{DType, Role};
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Instant;
-
-/// A benchmark model: the nets of `research/baselines`, so that figures can stand beside PyTorch's and Burn's.
-struct Model {
-    name: &'static str,
-    recipe: &'static str,
-    input: (DType, &'static [usize]),
-    target: &'static [usize],
-    /// Targets and tokens are below this.
-    classes: usize,
-}
-
-const MODELS: [Model; 3] = [
-    Model {
-        name: "mlp",
-        recipe: r#"(experiment: classification(), model: mlp(hidden: [512, 512]), dataset: drawn_digits(), optimizer: adam(lr: 1e-3),
-            trainer: (budget: "1st", batch_size: 128, norms: false))"#,
-        input: (DType::F32, &[1, 28, 28]),
-        target: &[],
-        classes: 10,
-    },
-    Model {
-        name: "convnet",
-        recipe: r#"(experiment: classification(), model: convnet(channels: [32, 64], padding: valid, pool: last, batch_norm: false, dense: 128, dropout: 0.0), dataset: drawn_digits(),
-            optimizer: adam(lr: 1e-3), trainer: (budget: "1st", batch_size: 64, norms: false))"#,
-        input: (DType::F32, &[1, 28, 28]),
-        target: &[],
-        classes: 10,
-    },
-    Model {
-        name: "gpt",
-        recipe: r#"(experiment: language_model(), model: gpt(layers: 4, heads: 4, width: 128), dataset: text(context: 64),
-            optimizer: adamw(lr: 1e-3), trainer: (budget: "1st", batch_size: 12, norms: false))"#,
-        input: (DType::I32, &[64]),
-        target: &[64],
-        classes: 65,
-    },
-];
 
 /// The figures of one model on one device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,6 +26,10 @@ struct Figure {
     adapter: String,
     ms_per_step: f64,
     samples_per_sec: f64,
+    /// Trainable numbers.
+    parameters: usize,
+    /// By the count of `cost.rs`, in billions a second.
+    gflops_per_sec: f64,
     dispatches_per_step: usize,
     peak_memory_mib: f64,
     device_memory_mib: f64,
@@ -109,16 +76,17 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
     let rows: Vec<Figure> = figures.into_values().map(median).collect();
     println!(
-        "{:<8} {:<34} {:>9} {:>11} {:>11} {:>9} {:>9}",
-        "model", "device", "ms/step", "samples/s", "dispatches", "peak MiB", "first s"
+        "{:<12} {:<34} {:>9} {:>11} {:>9} {:>11} {:>9} {:>9}",
+        "model", "device", "ms/step", "samples/s", "GFLOP/s", "dispatches", "peak MiB", "first s"
     );
     for row in &rows {
         println!(
-            "{:<8} {:<34} {:>9.2} {:>11.0} {:>11} {:>9.0} {:>9.2}",
+            "{:<12} {:<34} {:>9.2} {:>11.0} {:>9.1} {:>11} {:>9.0} {:>9.2}",
             row.model,
             format!("{} ({})", row.device, row.adapter).chars().take(34).collect::<String>(),
             row.ms_per_step,
             row.samples_per_sec,
+            row.gflops_per_sec,
             row.dispatches_per_step,
             row.peak_memory_mib,
             row.first_step_secs
@@ -138,29 +106,18 @@ fn median(mut rounds: Vec<Figure>) -> Figure {
     rounds.swap_remove((rounds.len() - 1) / 2)
 }
 
-fn measure(model: &str, device_name: &str, seconds: f64) -> Result<Figure> {
-    let Some(model) = MODELS.iter().find(|candidate| candidate.name == model) else {
-        bail!("there is no benchmark model `{model}`; there are {}", MODELS.map(|model| model.name).join(", "));
-    };
+/// Steps timed together take about this: short enough for a median that does not mind a busy moment, long beside the way to a device and back.
+const SECS_TIMED_TOGETHER: f64 = 0.02;
+
+fn measure(name: &str, device_name: &str, seconds: f64) -> Result<Figure> {
     let started = Instant::now();
-    let recipe = Recipe::from_text(model.recipe, model.name, "benchmark")?;
-    let assembly = Assembly::new(&recipe, &Catalog::discover(&[])?)?;
-    let batch_size = recipe.trainer.batch_size;
-    let field =
-        |name: &str, role, dtype, shape: &[usize]| Field { name: name.into(), role, dtype, shape: shape.into(), scale: 1.0, offset: 0.0 };
-    let classes = serde_json::json!(model.classes);
-    let spec = DatasetSpec {
-        splits: vec![],
-        fields: vec![field("x", FieldRole::Input, model.input.0, model.input.1), field("y", FieldRole::Target, DType::I32, model.target)],
-        resident: false,
-        facts: ["classes", "vocabulary"].iter().map(|fact| ((*fact).to_owned(), classes.clone())).collect(),
-    };
-    let trace = assembly.step("train_step", "train", &spec)?;
+    let work = work(name)?;
+    let graph = &work.graph;
     let (runtime, info) = device::open_with(&device_name.parse().expect("any text is a request"), &device_options(&Sources::built_in()))?;
     let mut session = Session::new(runtime);
-    initialise(&mut session, &trace.graph, 0)?;
-    let program = session.load(compile(&trace.graph, &CompileOptions::default())?.plan)?;
-    let scalars = scalar_words(&trace.graph)?;
+    initialise(&mut session, graph, 0)?;
+    let program = session.load(compile(graph, &CompileOptions::default())?.plan)?;
+    let scalars = scalar_words(graph)?;
     let inputs: Vec<(String, Vec<u8>)> = session
         .plan(program)
         .inputs
@@ -171,7 +128,7 @@ fn measure(model: &str, device_name: &str, seconds: f64) -> Result<Figure> {
                 match (port.name.as_str(), port.ty.dtype) {
                     ("batch.mask", _) => 1.0f32.to_bits(),
                     (_, DType::F32) => ((bits >> 8) as f32 / 16_777_216.0).to_bits(),
-                    _ => bits % model.classes as u32,
+                    _ => bits % work.classes as u32,
                 }
             });
             (port.name.clone(), words.flat_map(u32::to_le_bytes).collect())
@@ -189,28 +146,38 @@ fn measure(model: &str, device_name: &str, seconds: f64) -> Result<Figure> {
     one(&mut session)?;
     session.finish()?;
     let first_step_secs = started.elapsed().as_secs_f64();
-    // Two more steps to warm caches, then single steps timed one by one: a median does not mind a busy moment.
-    for _ in 0..2 {
-        one(&mut session)?;
-    }
-    session.finish()?;
-    let mut times = vec![];
-    let begin = Instant::now();
-    while begin.elapsed().as_secs_f64() < seconds || times.len() < 5 {
-        let start = Instant::now();
+    // Two more steps at least, and a second, to warm caches and to know how long a step takes.
+    let (mut warm_steps, begin) = (0, Instant::now());
+    while warm_steps < 2 || begin.elapsed().as_secs_f64() < 1.0 {
         one(&mut session)?;
         session.finish()?;
-        times.push(start.elapsed().as_secs_f64());
+        warm_steps += 1;
+    }
+    let together = (SECS_TIMED_TOGETHER * f64::from(warm_steps) / begin.elapsed().as_secs_f64()).clamp(1.0, 1000.0) as usize;
+    let mut times = vec![];
+    let begin = Instant::now();
+    while begin.elapsed().as_secs_f64() < seconds || times.len() < 3 {
+        let start = Instant::now();
+        for _ in 0..together {
+            one(&mut session)?;
+        }
+        session.finish()?;
+        times.push(start.elapsed().as_secs_f64() / together as f64);
     }
     times.sort_by(f64::total_cmp);
     let secs = times[times.len() / 2];
+    let plan = session.plan(program);
+    let flops: u64 = plan.kernels.iter().map(|kernel| cost(plan, &kernel.op).flops).sum();
+    let trainable = graph.parameters().filter(|(_, parameter, _)| parameter.role == Role::Param);
     Ok(Figure {
-        model: model.name.into(),
+        model: name.into(),
         device: device_name.into(),
         adapter: info.name,
         ms_per_step: secs * 1e3,
-        samples_per_sec: batch_size as f64 / secs,
-        dispatches_per_step: session.plan(program).kernels.len(),
+        samples_per_sec: work.batch_size as f64 / secs,
+        parameters: trainable.map(|(_, _, ty)| ty.element_count()).sum(),
+        gflops_per_sec: flops as f64 / secs / 1e9,
+        dispatches_per_step: plan.kernels.len(),
         peak_memory_mib: peak_memory_bytes() as f64 / f64::from(1 << 20),
         device_memory_mib: session.memory_bytes() as f64 / f64::from(1 << 20),
         first_step_secs,

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bench_loop;
+pub mod bench_work;
 pub mod check;
 pub mod check_json;
 pub mod cross_validate;
