@@ -1,9 +1,10 @@
 //! Attention as a whole: which composites the devices take without their bodies, and the composite of its gradient.
 //!
 //! A device's kernel goes through the scores a block at a time and never writes them. What no kernel takes (a dropout of the weights, heads wider than
-//! [`WIDTH_MAX`]) goes through the bodies, like any composite.
+//! [`WIDTH_MAX`]) goes through the bodies, like any composite. So does a composite of the same name whose body does something else: a name is no proof.
 
 use crate::grad::{GradError, expand_gradients};
+use crate::lower::inline_composites;
 use crate::simplify::remove_dead_code;
 use solstice_ir::{BinaryOp, DType, Graph, Node, NodeId, Op, Output, Parameter, ReduceKind, Role, TensorType, element_count};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 /// `scale` and `dropout`.
 const FORWARD: &str = "attention";
 
-/// Name of the gradient: inputs q, k, v and what flows to the result; results what flows to q, k and v; the same attributes.
+/// Name of the gradient, which the engine alone gives ([`without_foreign_gradients`]): inputs q, k, v and what flows to the result; results what flows to q, k and v; the same attributes.
 const GRADIENT: &str = "attention_grad";
 
 /// Widest head of a kernel: a row of it stays in an invocation's registers.
@@ -52,7 +53,7 @@ impl Attention {
             _ => return None,
         };
         let causal = attrs.get("causal")?.as_bool()?;
-        let scale = attrs.get("scale")?.as_f64()?;
+        let scale = attrs.get("scale")?.as_f64().filter(|scale| (*scale as f32).is_finite())?;
         if attrs.len() != 3 || attrs.get("dropout")?.as_f64()? != 0.0 || types.iter().any(|ty| ty.dtype != DType::F32) {
             return None;
         }
@@ -67,8 +68,37 @@ impl Attention {
             && v.shape == with(*keys, width)
             && if is_gradient { types[3].shape == result } else { node.ty.shape == result };
         let is_small = dim.max(width) <= WIDTH_MAX && element_count(&batch) * queries * keys * dim * width > 0;
-        (fits && is_small).then_some(Attention { is_gradient, batch, queries, keys: *keys, dim, width, causal, scale })
+        let is_meant = is_gradient || (fits && is_small && has_body_of_attention(body, causal, scale));
+        (fits && is_small && is_meant).then_some(Attention { is_gradient, batch, queries, keys: *keys, dim, width, causal, scale })
     }
+}
+
+/// The ops of `softmax(scale * q k^T) v` as the plugin API traces it, without those that only repeat or rename.
+const BODY: &[&str] = &["divide", "dot_general", "dot_general", "exponential", "multiply", "reduce_max", "reduce_sum", "subtract"];
+
+/// The same with a causal mask beside them.
+const MASK: &[&str] = &["compare_greater_equal", "iota", "iota", "select"];
+
+/// The body has the ops of attention and no other, and the factor of the scores is `scale`.
+fn has_body_of_attention(body: &Graph, causal: bool, scale: f64) -> bool {
+    let primitives = remove_dead_code(&inline_composites(body, &|_| false));
+    let mut found: Vec<String> = primitives
+        .nodes
+        .iter()
+        .map(|node| node.op.name())
+        .filter(|name| !matches!(name.as_str(), "parameter" | "constant" | "broadcast_in_dim" | "reshape" | "stop_gradient"))
+        .collect();
+    let mut wanted: Vec<&str> = BODY.iter().chain(if causal { MASK } else { &[] }).copied().collect();
+    found.sort_unstable();
+    wanted.sort_unstable();
+    let is_scale =
+        |node: &Node| matches!(&node.op, Op::Constant { value } if value.splat_value().is_some_and(|value| value as f32 == scale as f32));
+    found == wanted && primitives.nodes.iter().any(is_scale)
+}
+
+/// The graph without composites that somebody else has named as the gradient is named here: their bodies take their place.
+pub(crate) fn without_foreign_gradients(graph: &Graph) -> Graph {
+    inline_composites(graph, &|name| name != GRADIENT)
 }
 
 /// The node of the gradient of attention `node`: its results are what flows to q, k and v when `g` flows to the result. `None` where a kernel would not

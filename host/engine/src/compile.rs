@@ -1,6 +1,6 @@
 //! The passes in order: verify, gradients, inlining, simplification, fusion, plan.
 
-use crate::attention::Attention;
+use crate::attention::{Attention, without_foreign_gradients};
 use crate::fuse::Updates;
 use crate::kernel::{BUFFERS_PER_KERNEL, KernelOp, Plan};
 use crate::{EngineError, fuse, grad, lower, plan, simplify};
@@ -37,7 +37,7 @@ pub struct Stages {
 /// Cost: near linear in the nodes.
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Stages, EngineError> {
     graph.verify()?;
-    let grad = grad::expand_gradients(graph).map_err(|error| EngineError::Gradient(error.to_string()))?;
+    let grad = grad::expand_gradients(&without_foreign_gradients(graph)).map_err(|error| EngineError::Gradient(error.to_string()))?;
     // Unfused, every composite goes through its body.
     let is_body = |graph: &Graph, _, node: &Node| !options.fuse || Attention::of(graph, node).is_none();
     let simplified = simplify::simplify(&lower::inline_where(&grad, &is_body));

@@ -511,10 +511,7 @@ impl<'a> Fuser<'a> {
 
     /// A reshape whose map cannot be carried through: its operand is made dense, where a reshape changes nothing.
     fn emit_dense_reshape(&mut self, builder: &mut Builder, id: NodeId, map: usize) -> Register {
-        let mut input = self.graph.node(id).inputs[0];
-        while self.homes[input.index()].is_none() && matches!(self.graph.node(input).op, Op::Reshape { .. }) {
-            input = self.graph.node(input).inputs[0];
-        }
+        let input = self.behind_reshapes(self.graph.node(id).inputs[0]);
         let home = self.materialise(input);
         self.emit_load(builder, id, home, map)
     }
@@ -695,10 +692,7 @@ impl<'a> Fuser<'a> {
                 (at, at_map) = (node.inputs[0], moved);
                 continue;
             }
-            let mut input = node.inputs[0];
-            while self.homes[input.index()].is_none() && matches!(self.graph.node(input).op, Op::Reshape { .. }) {
-                input = self.graph.node(input).inputs[0];
-            }
+            let input = self.behind_reshapes(node.inputs[0]);
             let home = self.materialise(input);
             let position = linear(&node.ty.shape, &at_map, shape);
             return View { buffer: home.buffer, offset: home.offset + position.offset as usize, strides: position.strides };
@@ -1018,6 +1012,14 @@ impl<'a> Fuser<'a> {
         }
     }
 
+    /// The node behind reshapes that have no memory.
+    fn behind_reshapes(&self, mut id: NodeId) -> NodeId {
+        while self.homes[id.index()].is_none() && matches!(self.graph.node(id).op, Op::Reshape { .. }) {
+            id = self.graph.node(id).inputs[0];
+        }
+        id
+    }
+
     /// One map a part, each with a strided store.
     fn concatenate(&mut self, id: NodeId, axis: usize, to: BufferId) {
         let node = self.graph.node(id);
@@ -1029,16 +1031,14 @@ impl<'a> Fuser<'a> {
             if element_count(shape) > 0 {
                 let offset = start * strides[axis] as usize;
                 // In the axes from before a reshape: heads that are laid side by side are not copied first.
-                let mut source = input;
-                while self.homes[source.index()].is_none() && matches!(self.graph.node(source).op, Op::Reshape { .. }) {
-                    source = self.graph.node(source).inputs[0];
-                }
+                let source = self.behind_reshapes(input);
+                let is_once = node.inputs.iter().filter(|&&other| self.behind_reshapes(other) == source).count() == 1;
                 let finer = &self.graph.ty(source).shape;
                 match through_reshape(shape, finer, &identity(finer), finer) {
                     Some(place) => {
                         let of_axis = |from: usize| place.iter().zip(&strides).map(|(index, stride)| index.strides[from] * stride).sum();
                         let view = View { buffer: to, offset, strides: (0..finer.len()).map(of_axis).collect() };
-                        if !self.redirect(source, &view) {
+                        if !(is_once && self.redirect(source, &view)) {
                             self.store_part(id, source, finer, identity(finer), view);
                         }
                     }

@@ -179,6 +179,40 @@ fn heads_are_read_and_written_where_they_stand() {
 }
 
 #[test]
+fn a_gradient_that_is_laid_down_twice_is_there_twice() {
+    let mut case = Case::new("twice", 8);
+    let qkv = ["q", "k", "v"].map(|name| case.input(name, &[1, 2, 9, 4]));
+    let y = attention(&mut case, qkv, true);
+    let dq = gradients(&mut case, y, &qkv)[0];
+    let dq = case.transpose(dq, &[0, 2, 1, 3]);
+    let dq = case.reshape(dq, &[9, 8]);
+    let both = case.op(Op::Concatenate { axis: 1 }, &[dq, dq]);
+    case.output("both", both);
+    check(&case, 2e-5);
+}
+
+#[test]
+fn a_plugins_own_attention_grad_is_what_its_body_says() {
+    let mut case = Case::new("foreign", 4);
+    let inputs = ["q", "k", "v", "g"].map(|name| case.input(name, &[4, 6]));
+    let mut body = Graph::new("attention_grad");
+    let nothing: Arc<str> = Arc::from("");
+    let parameters = [0, 1, 2, 3].map(|index| {
+        let parameter = Parameter { name: format!("x{index}"), role: Role::Input, init: None };
+        body.push_typed(Op::Parameter(parameter), vec![], case.graph.ty(inputs[index]).clone(), nothing.clone(), nothing.clone())
+    });
+    body.outputs = (0..3).map(|index| Output { name: format!("y{index}"), node: parameters[3 - index] }).collect();
+    let serde_json::Value::Object(attrs) = serde_json::json!({"causal": true, "scale": 1.0, "dropout": 0.0}) else { panic!("an object") };
+    let first = case.op(Op::Composite { name: "attention_grad".into(), attrs, body: Box::new(body) }, &inputs);
+    let second = case.op(Op::Result { index: 1 }, &[first]);
+    let sum = case.add(first, second);
+    case.output("sum", sum);
+    let plan = case.plan(true);
+    assert!(attention_kernels(&plan).is_empty(), "{plan}");
+    assert_close("foreign", &run(Box::new(CpuRuntime::new(Some(1)).expect("threads start")), &plan, &case.values, 1), &case.wanted(), 1e-6);
+}
+
+#[test]
 fn one_head_of_one_long_sequence_keeps_every_thread_busy_and_right() {
     // No batch axis lies apart here: the results are gathered first.
     check(&self_attention(1, 2, 70, 4), 2e-5);
@@ -264,6 +298,9 @@ fn what_is_not_exactly_attention_goes_through_its_body() {
         serde_json::json!({"causal": true, "scale": 1.0}),
         serde_json::json!({"causal": true, "scale": 1.0, "dropout": 0.5}),
         serde_json::json!({"causal": true, "scale": 1.0, "dropout": 0.0, "window": 3}),
+        serde_json::json!({"causal": true, "scale": 1e300, "dropout": 0.0}),
+        // What attention says of itself, before a body that is none.
+        serde_json::json!({"causal": true, "scale": 1.0, "dropout": 0.0}),
     ] {
         let case = other_composite(attrs);
         let plan = case.plan(true);
