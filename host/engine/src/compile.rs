@@ -66,6 +66,7 @@ fn fused(name: &str, simplified: &Graph, updates: Updates) -> Plan {
     fuse::fuse_epilogues(&mut fused);
     fuse::fuse_rows(&mut fused, updates);
     plan::remove_dead_stores(&mut fused);
+    fuse::rematerialise(&mut fused);
     plan::plan(name, fused, true)
 }
 

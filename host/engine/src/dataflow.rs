@@ -61,7 +61,8 @@ impl Dag {
         dag
     }
 
-    fn add(&mut self, before: usize, after: usize) {
+    /// `after` waits for `before`.
+    pub fn add(&mut self, before: usize, after: usize) {
         if before != after {
             self.successors[before].insert(after);
             self.predecessors[after].insert(before);

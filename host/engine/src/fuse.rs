@@ -11,12 +11,14 @@ mod epilogue;
 mod index_map;
 mod merge;
 mod pack;
+mod rematerialise;
 mod rows;
 
 pub(crate) use body::map_registers;
 pub(crate) use epilogue::fuse_epilogues;
 pub(crate) use merge::{Updates, merge_maps};
 pub(crate) use pack::pack_scalars;
+pub(crate) use rematerialise::rematerialise;
 pub(crate) use rows::fuse_rows;
 
 use crate::attention::Attention;

@@ -7,7 +7,8 @@ use crate::fuse::{Fused, map_registers};
 use crate::group::group_kernels;
 use crate::kernel::{AttentionPass, Body, BufferId, BufferKind, Instruction, Kernel, KernelOp, Plan, Register, Store, View};
 use solstice_ir::element_count;
-use std::collections::{BTreeSet, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -61,7 +62,8 @@ pub(crate) fn remove_dead_stores(fused: &mut Fused) {
     fused.kernels.retain(|kernel| !matches!(&kernel.op, KernelOp::Map { stores, .. } | KernelOp::Rows { stores, .. } if stores.is_empty()));
 }
 
-fn remove_dead_code(body: &mut Body, stores: &mut [Store]) {
+/// Leaves out what no store needs.
+pub(crate) fn remove_dead_code(body: &mut Body, stores: &mut [Store]) {
     let mut needed = vec![false; body.code.len()];
     stores.iter().for_each(|store| needed[usize::from(store.value.0)] = true);
     for index in (0..body.code.len()).rev() {
@@ -193,7 +195,7 @@ fn is_replaceable(fused: &Fused, state: BufferId, value: BufferId, writer: usize
 }
 
 /// Replaces every buffer of a kernel.
-fn map_buffers(op: &mut KernelOp, to: &dyn Fn(BufferId) -> BufferId) {
+pub(crate) fn map_buffers(op: &mut KernelOp, to: &dyn Fn(BufferId) -> BufferId) {
     let each = |buffers: &mut [&mut BufferId]| buffers.iter_mut().for_each(|buffer| **buffer = to(**buffer));
     let views = |body: &mut Body, stores: &mut [Store]| {
         body.loads.iter_mut().for_each(|view| view.buffer = to(view.buffer));
@@ -257,8 +259,15 @@ fn scratch_bytes(fused: &Fused, buffer: usize) -> usize {
 /// Memory that is not worth a thought when kernels are ordered: a loss, corrections of an optimizer.
 const SMALL_BYTES: usize = 4096;
 
-/// An execution order. Among the kernels that are ready, those that free at least as much memory as they take go first (an optimizer's update runs as soon
-/// as its gradient is there), the others in the order in which they were made.
+/// How soon a kernel that is ready should run, first of all by whether it frees at least as much memory as it takes (an optimizer's update runs as soon as
+/// its gradient is there), of those by how much it frees; the others in the order in which they were made.
+fn rank(takes: &[usize], frees: &[usize], kernel: usize) -> (bool, Reverse<usize>, usize) {
+    let (takes, frees) = (takes[kernel], frees[kernel]);
+    let grows = takes > frees.max(SMALL_BYTES);
+    (grows, Reverse(if grows { 0 } else { frees.saturating_sub(takes) }), kernel)
+}
+
+/// An execution order: of the kernels that are ready always the first by [`rank`].
 fn schedule(fused: &Fused, dependencies: &Dependencies) -> Vec<usize> {
     let count = fused.kernels.len();
     let Uses { readers, writers } = uses(fused);
@@ -276,18 +285,17 @@ fn schedule(fused: &Fused, dependencies: &Dependencies) -> Vec<usize> {
             frees[reader] += scratch_bytes(fused, buffer);
         }
     }
-    let mut ready: BTreeSet<(bool, usize)> =
-        (0..count).filter(|&kernel| waits[kernel] == 0).map(|kernel| (takes[kernel] > frees[kernel].max(SMALL_BYTES), kernel)).collect();
+    let mut ready: BTreeSet<_> = (0..count).filter(|&kernel| waits[kernel] == 0).map(|kernel| rank(&takes, &frees, kernel)).collect();
     let mut order = Vec::with_capacity(count);
-    while let Some((_, kernel)) = ready.pop_first() {
+    while let Some((_, _, kernel)) = ready.pop_first() {
         order.push(kernel);
         is_done[kernel] = true;
         let mut change = |other: usize, frees: &mut Vec<usize>, takes: &mut Vec<usize>, freed: usize, taken: usize| {
-            let was_ready = ready.remove(&(takes[other] > frees[other].max(SMALL_BYTES), other));
+            let was_ready = ready.remove(&rank(takes, frees, other));
             frees[other] += freed;
             takes[other] -= taken;
             if was_ready {
-                ready.insert((takes[other] > frees[other].max(SMALL_BYTES), other));
+                ready.insert(rank(takes, frees, other));
             }
         };
         let distinct: BTreeSet<BufferId> = fused.kernels[kernel].op.reads().into_iter().collect();
@@ -311,7 +319,7 @@ fn schedule(fused: &Fused, dependencies: &Dependencies) -> Vec<usize> {
         for &after in &dependencies.successors[kernel] {
             waits[after] -= 1;
             if waits[after] == 0 {
-                ready.insert((takes[after] > frees[after].max(SMALL_BYTES), after));
+                ready.insert(rank(&takes, &frees, after));
             }
         }
     }
@@ -319,45 +327,46 @@ fn schedule(fused: &Fused, dependencies: &Dependencies) -> Vec<usize> {
     order
 }
 
-/// Gives each scratch buffer the smallest free slot that holds it; else the largest free slot grows; else there is a new one. Returns the sizes.
-fn assign_slots(fused: &mut Fused) -> Vec<usize> {
-    let mut last_use = vec![None; fused.buffers.len()];
-    for (index, kernel) in fused.kernels.iter().enumerate() {
+/// First and last kernel that reads or writes each buffer.
+fn spans(kernels: &[Kernel], buffer_count: usize) -> Vec<Option<(usize, usize)>> {
+    let mut spans = vec![None; buffer_count];
+    for (index, kernel) in kernels.iter().enumerate() {
         for buffer in kernel.op.reads().into_iter().chain(kernel.op.writes()) {
-            last_use[buffer.index()] = Some(index);
+            spans[buffer.index()].get_or_insert((index, index)).1 = index;
         }
     }
+    spans
+}
+
+/// Gives each scratch buffer a slot that nobody else has from its first to its last kernel, the largest buffers first: the slot that stands idle for the
+/// shortest time before or after, else a new one. Returns the sizes. Source: "greedy by size for shared objects" of Pisarchyk and Lee, "Efficient Memory
+/// Management for Deep Neural Net Inference", 2020.
+fn assign_slots(fused: &mut Fused) -> Vec<usize> {
+    let spans = spans(&fused.kernels, fused.buffers.len());
+    let is_scratch = |buffer: usize| matches!(fused.buffers[buffer].kind, BufferKind::Scratch { .. });
+    let mut order: Vec<(usize, (usize, usize))> =
+        (0..fused.buffers.len()).filter(|&buffer| is_scratch(buffer)).filter_map(|buffer| Some((buffer, spans[buffer]?))).collect();
+    order.sort_by_key(|&(buffer, span)| (Reverse(scratch_bytes(fused, buffer)), span));
     let mut sizes: Vec<usize> = Vec::new();
-    let mut free: BTreeSet<(usize, usize)> = BTreeSet::new();
+    // Spans of each slot's buffers, last kernel by first kernel.
+    let mut taken: Vec<BTreeMap<usize, usize>> = Vec::new();
     let mut slot_of = vec![usize::MAX; fused.buffers.len()];
-    for index in 0..fused.kernels.len() {
-        for buffer in fused.kernels[index].op.writes().into_iter().map(BufferId::index) {
-            if !matches!(fused.buffers[buffer].kind, BufferKind::Scratch { .. }) || slot_of[buffer] != usize::MAX {
-                continue;
-            }
-            let bytes = scratch_bytes(fused, buffer);
-            let fitting = free.range((bytes, 0)..).next().or_else(|| free.last()).copied();
-            let slot = match fitting {
-                Some((size, slot)) => {
-                    free.remove(&(size, slot));
-                    sizes[slot] = size.max(bytes);
-                    slot
-                }
-                None => {
-                    sizes.push(bytes);
-                    sizes.len() - 1
-                }
-            };
-            slot_of[buffer] = slot;
+    for (buffer, (first, last)) in order {
+        // Kernels for which the slot would stand idle, if it is free: what a kernel reads and what it writes never overlap.
+        let idle = |spans: &BTreeMap<usize, usize>| {
+            let before = spans.range(..=last).next_back().map(|(_, &end)| end);
+            let after = spans.range(last..).next().map(|(&start, _)| start);
+            let is_free = before.is_none_or(|end| end < first);
+            is_free.then(|| before.map_or(usize::MAX, |end| first - end).min(after.map_or(usize::MAX, |start| start - last)))
+        };
+        let free = taken.iter().enumerate().filter_map(|(slot, spans)| Some((idle(spans)?, slot)));
+        let slot = free.min().map_or(taken.len(), |(_, slot)| slot);
+        if slot == taken.len() {
+            taken.push(BTreeMap::new());
+            sizes.push(scratch_bytes(fused, buffer));
         }
-        // After the kernel, so that what it reads and what it writes never overlap.
-        let used: BTreeSet<usize> =
-            fused.kernels[index].op.reads().into_iter().chain(fused.kernels[index].op.writes()).map(BufferId::index).collect();
-        for buffer in used {
-            if slot_of[buffer] != usize::MAX && last_use[buffer] == Some(index) {
-                free.insert((sizes[slot_of[buffer]], slot_of[buffer]));
-            }
-        }
+        taken[slot].insert(first, last);
+        slot_of[buffer] = slot;
     }
     for (buffer, slot) in slot_of.into_iter().enumerate() {
         if matches!(fused.buffers[buffer].kind, BufferKind::Scratch { .. }) {
@@ -388,6 +397,17 @@ impl Plan {
     /// Bytes of all scratch slots.
     pub fn scratch_bytes(&self) -> usize {
         self.slots.iter().sum()
+    }
+
+    /// Bytes of scratch that hold a value while each kernel runs: what a perfect packing into slots would need.
+    pub fn live_bytes(&self) -> Vec<usize> {
+        let mut live = vec![0; self.kernels.len()];
+        for (buffer, span) in spans(&self.kernels, self.buffers.len()).into_iter().enumerate() {
+            if let (BufferKind::Scratch { .. }, Some((first, last))) = (&self.buffers[buffer].kind, span) {
+                live[first..=last].iter_mut().for_each(|bytes| *bytes += self.buffer_bytes(BufferId(buffer as u32)));
+            }
+        }
+        live
     }
 
     fn buffer_name(&self, buffer: BufferId) -> String {
@@ -462,7 +482,7 @@ impl KernelOp {
 }
 
 impl fmt::Display for Plan {
-    /// A table: number, kernel, bytes moved, what is read and written, label.
+    /// A table: number, scratch alive, bytes moved, kernel, what is read and written, label.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state_bytes: usize = self.states.iter().map(|port| port.ty.byte_count()).sum();
         writeln!(
@@ -480,10 +500,10 @@ impl fmt::Display for Plan {
                 buffers.into_iter().filter(|buffer| seen.insert(*buffer)).map(|buffer| self.buffer_name(buffer)).collect();
             names.join(" ")
         };
-        for (index, kernel) in self.kernels.iter().enumerate() {
+        for (index, (kernel, live)) in self.kernels.iter().zip(self.live_bytes()).enumerate() {
             let (read, written) = (names(kernel.op.reads()), names(kernel.op.writes()));
-            let bytes = readable_bytes(cost(self, &self.kernels[index].op).bytes as usize);
-            writeln!(f, "{index:>5}  {bytes:>10}  {:<44}  {written} <- {read}  # {}", kernel.op.summary(), kernel.label)?;
+            let (live, bytes) = (readable_bytes(live), readable_bytes(cost(self, &kernel.op).bytes as usize));
+            writeln!(f, "{index:>5}  {live:>10}  {bytes:>10}  {:<44}  {written} <- {read}  # {}", kernel.op.summary(), kernel.label)?;
         }
         for port in &self.outputs {
             writeln!(f, "       output {}: {}", port.name, port.ty)?;

@@ -14,8 +14,8 @@ use std::collections::{HashMap, HashSet};
 
 /// A kernel over rows, by itself: the last axes of `parts.shape`, `length` elements together, are the row.
 #[derive(Clone)]
-struct RowParts {
-    parts: MapParts,
+pub(super) struct RowParts {
+    pub parts: MapParts,
     length: usize,
 }
 
@@ -71,7 +71,7 @@ fn is_row_like(op: &KernelOp) -> bool {
 }
 
 /// A reduction along the last axes, or a kernel over rows.
-fn row_parts(fused: &Fused, kernel: &Kernel) -> Option<RowParts> {
+pub(super) fn row_parts(fused: &Fused, kernel: &Kernel) -> Option<RowParts> {
     match &kernel.op {
         KernelOp::Rows { shape, row_axes, body, stores } => {
             let parts = MapParts { shape: shape.clone(), body: body.clone(), stores: stores.clone() };
