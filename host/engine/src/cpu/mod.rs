@@ -7,6 +7,7 @@ mod attention;
 mod convolution;
 mod dot;
 mod gemm;
+mod hot;
 mod index;
 mod map;
 mod math;
@@ -47,6 +48,8 @@ pub struct CpuRuntime {
 
 struct Program {
     plan: Arc<Plan>,
+    /// A run takes long enough that threads had better not fall asleep in it.
+    is_long: bool,
     /// Unit of each buffer.
     unit_of: Vec<usize>,
     /// Each with its place in the plan; kernels with nothing to do are left out.
@@ -162,7 +165,8 @@ impl Runtime for CpuRuntime {
             kernels.push((index, prepare(&kernel.op, &plan, &unit_of)?));
         }
         let times = vec![(0, Duration::ZERO); plan.kernels.len()];
-        let program = Program { plan, unit_of, kernels, times };
+        let is_long = hot::is_long(&plan);
+        let program = Program { plan, is_long, unit_of, kernels, times };
         self.check_states(&program)?;
         self.programs.push(program);
         Ok(ProgramId(self.programs.len() - 1))
@@ -184,6 +188,7 @@ impl Runtime for CpuRuntime {
         let (program, spans) = (&mut self.programs[id.0], &mut self.spans);
         let begin = Instant::now();
         self.pool.install(|| {
+            let _hot = program.is_long.then(hot::Hot::start);
             for (index, kernel) in &program.kernels {
                 let start = self.clock_enabled.then(Instant::now);
                 kernel.run(units);
