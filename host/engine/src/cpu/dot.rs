@@ -82,7 +82,9 @@ mod tests {
     #[test]
     fn a_product_has_the_same_bytes_on_one_thread_and_on_several() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads start");
-        for (rows, columns, inner) in [(130, 517, 783), (1, 4099, 600), (700, 1, 3000), (513, 511, 2), (64, 64, 5000)] {
+        for (rows, columns, inner) in
+            [(130, 517, 783), (1, 4099, 600), (700, 1, 3000), (513, 511, 2), (64, 64, 5000), (8, 300, 700), (901, 9, 70)]
+        {
             let values = |count: usize, seed: u32| -> Vec<f32> {
                 (0..count).map(|i| (crate::random::rng_bits(seed, 0, 0, i as u32) as f32) / 4e9 - 0.5).collect()
             };

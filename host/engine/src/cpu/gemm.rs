@@ -5,6 +5,17 @@
 #![allow(unsafe_code)]
 
 use gemm::Parallelism;
+use rayon::prelude::*;
+
+/// Threads up to which each takes its own part of a product's longer side, and packs the other matrix for itself. On two threads that is 1.0 to 1.1 times as
+/// fast as parts that `gemm` shares out when the parts are rows, and 1.1 to 1.6 times when they are columns (of results with more columns than rows).
+const CUT_THREADS_MAX: usize = 4;
+
+/// Rows or columns of such a part at least.
+const CUT_MIN: usize = 48;
+
+/// Columns or rows of such a part at least; `gemm` has another order of sums for vectors, which depends on their length.
+const CUT_ACROSS_MIN: usize = 8;
 
 /// A matrix within a slice: element (row, column) at `offset + row * row_stride + column * column_stride`.
 #[derive(Clone, Copy)]
@@ -69,31 +80,60 @@ pub(super) fn multiply_into(
     }
     check(&lhs, rows, inner);
     check(&rhs, inner, columns);
-    let parallelism = if parallel { Parallelism::Rayon(0) } else { Parallelism::None };
-    // SAFETY: `check` asserted that every element that the sizes and strides reach lies within the slices; `out`, being borrowed mutably, overlaps neither
-    // operand. f32 is a type that gemm supports.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            out.data.as_mut_ptr().wrapping_add(out.offset),
-            out.column_stride,
-            out.row_stride,
-            result == Result::AddTo,
-            lhs.data.as_ptr().wrapping_add(lhs.offset),
-            lhs.column_stride,
-            lhs.row_stride,
-            rhs.data.as_ptr().wrapping_add(rhs.offset),
-            rhs.column_stride,
-            rhs.row_stride,
-            1.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    let threads = if parallel { rayon::current_num_threads() } else { 1 };
+    let is_cut = threads <= CUT_THREADS_MAX && rows.max(columns) >= threads * CUT_MIN && rows.min(columns) >= CUT_ACROSS_MIN;
+    let parts = if is_cut { threads } else { 1 };
+    let parallelism = if threads > parts { Parallelism::Rayon(0) } else { Parallelism::None };
+    let side = rows.max(columns).div_ceil(parts).next_multiple_of(16);
+    let to = Shared(out.data.as_mut_ptr().wrapping_add(out.offset));
+    // Rows or columns `first..first + count` of the result.
+    let part = |first: usize, count: usize| {
+        let (row, column, rows, columns) = if rows >= columns { (first, 0, count, columns) } else { (0, first, rows, count) };
+        let at = |base: *const f32, index: usize, stride: isize| base.wrapping_offset(index as isize * stride);
+        let (to_row, to_column) = (row as isize * out.row_stride, column as isize * out.column_stride);
+        // SAFETY: `check` asserted that every element that the sizes and strides reach lies within the slices; `out`, being borrowed mutably, overlaps neither
+        // operand, and no two parts have an element of it in common, as no two elements of a result share their place. f32 is a type that gemm supports.
+        unsafe {
+            gemm::gemm(
+                rows,
+                columns,
+                inner,
+                to.pointer().wrapping_offset(to_row + to_column),
+                out.column_stride,
+                out.row_stride,
+                result == Result::AddTo,
+                at(lhs.data.as_ptr().wrapping_add(lhs.offset), row, lhs.row_stride),
+                lhs.column_stride,
+                lhs.row_stride,
+                at(rhs.data.as_ptr().wrapping_add(rhs.offset), column, rhs.column_stride),
+                rhs.column_stride,
+                rhs.row_stride,
+                1.0f32,
+                1.0f32,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+    };
+    let longer = rows.max(columns);
+    if parts == 1 {
+        part(0, longer);
+    } else {
+        (0..longer.div_ceil(side)).into_par_iter().for_each(|index| part(index * side, side.min(longer - index * side)));
+    }
+}
+
+/// Where parts of one result are written by several threads.
+struct Shared(*mut f32);
+
+// SAFETY: the threads write elements that are apart, and the result outlives them.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn pointer(&self) -> *mut f32 {
+        self.0
     }
 }
 
