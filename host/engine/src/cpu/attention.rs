@@ -210,6 +210,16 @@ impl Place {
         MatrixMut { data: &mut *chunks[self.chunk], offset: self.offset, row_stride: self.row_stride, column_stride: self.column_stride }
     }
 
+    /// Zeros in all elements.
+    fn clear(&self, chunks: &mut [&mut [f32]], rows: usize, columns: usize) {
+        if self.column_stride == 1 {
+            let first = |row: usize| self.offset + row * self.row_stride as usize;
+            (0..rows).for_each(|row| chunks[self.chunk][first(row)..][..columns].fill(0.0));
+        } else {
+            self.for_each_row(chunks, rows, columns, |_, element| *element = 0.0);
+        }
+    }
+
     fn for_each_row(&self, chunks: &mut [&mut [f32]], rows: usize, columns: usize, mut each: impl FnMut(usize, &mut f32)) {
         for row in 0..rows {
             for column in 0..columns {
@@ -296,8 +306,8 @@ impl Attention {
         }
         let mut sums = [0.0; BLOCK_QUERIES];
         if let [_, to_k, to_v] = places {
-            to_k.for_each_row(chunks, keys, dim, |_, element| *element = 0.0);
-            to_v.for_each_row(chunks, keys, width, |_, element| *element = 0.0);
+            to_k.clear(chunks, keys, dim);
+            to_v.clear(chunks, keys, width);
         }
         let mut first = 0;
         while first < queries {
@@ -324,7 +334,8 @@ impl Attention {
                     multiply_into(seen, width, rows, to_v.of(chunks), Product::AddTo, as_matrix(weights).transposed(), grad, false);
                     multiply(rows, seen, width, flow, Product::Replace, grad, v.transposed(), false);
                     let sums = &mut sums[..rows];
-                    row_products(matrix(&backward.result).from(first), grad, width, sums);
+                    let left = matrix(&backward.result).from(first);
+                    pulp::Arch::new().dispatch(RowProducts { left, right: grad, columns: width, sums });
                     pulp::Arch::new().dispatch(WeightsGrad { rows: &seen_by, weights, flow, sums });
                     multiply_into(rows, dim, seen, to_q.from(first).of(chunks), Product::Replace, as_matrix(flow), k, false);
                     multiply_into(seen, dim, rows, to_k.of(chunks), Product::AddTo, as_matrix(flow).transposed(), q.from(first), false);
@@ -348,11 +359,32 @@ struct Rows {
 }
 
 impl Rows {
-    /// Columns that a row sees and those that it does not.
+    /// What a row sees, in whole chunks of [`LANES`] where there are as many columns; the rest; and how many columns it sees. A loop over whole chunks costs a
+    /// sixteenth of one over single elements, so a few hidden columns are computed along.
     #[inline(always)]
-    fn split<'a>(&self, row: usize, scores: &'a mut [f32]) -> (&'a mut [f32], &'a mut [f32]) {
-        scores.split_at_mut((self.first_seen + row).min(self.columns))
+    fn split<'a>(&self, row: usize, scores: &'a mut [f32]) -> (&'a mut [f32], &'a mut [f32], usize) {
+        let seen = (self.first_seen + row).min(self.columns);
+        let (scores, hidden) = scores.split_at_mut(seen.next_multiple_of(LANES).min(self.columns));
+        (scores, hidden, seen)
     }
+}
+
+/// Calls `whole(chunk, seen)` for the chunks of `scores`, the first `seen` of whose lanes count, and `single(score, lane, is_seen)` for what is left. A macro, not a
+/// function of closures: the bodies must be compiled into the caller's instruction set.
+macro_rules! each_chunk {
+    ($scores:expr, $seen:expr, |$chunk:ident, $left:ident| $whole:block, |$score:ident, $lane:ident, $is_seen:ident| $single:block) => {
+        let seen: usize = $seen;
+        let (chunks, tail) = $scores.as_chunks_mut::<LANES>();
+        let first = chunks.len() * LANES;
+        for (index, $chunk) in chunks.iter_mut().enumerate() {
+            let $left = (seen - index * LANES) as u32;
+            $whole
+        }
+        for ($lane, $score) in tail.iter_mut().enumerate() {
+            let $is_seen = first + $lane < seen;
+            $single
+        }
+    };
 }
 
 /// Scores become weights, 0 where a row does not see; `log_sums` are made.
@@ -368,39 +400,50 @@ impl pulp::WithSimd for Softmax<'_> {
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
         let scale = self.rows.scale;
-        for (row, (scores, log_sum)) in self.scores.chunks_exact_mut(self.rows.columns).zip(self.log_sums).enumerate() {
-            let (scores, hidden) = self.rows.split(row, scores);
+        let mut largest = [0.0; BLOCK_QUERIES];
+        for (row, (scores, sum_of_row)) in self.scores.chunks_exact_mut(self.rows.columns).zip(self.log_sums.iter_mut()).enumerate() {
+            let (scores, hidden, seen) = self.rows.split(row, scores);
             let mut most = [f32::NEG_INFINITY; LANES];
-            let mut chunks = scores.chunks_exact_mut(LANES);
-            for chunk in &mut chunks {
-                for lane in 0..LANES {
-                    chunk[lane] *= scale;
-                    most[lane] = math::maximum(most[lane], chunk[lane]);
+            each_chunk!(
+                scores,
+                seen,
+                |chunk, left| {
+                    for lane in 0..LANES {
+                        chunk[lane] *= scale;
+                        let score = if (lane as u32) < left { chunk[lane] } else { f32::NEG_INFINITY };
+                        most[lane] = math::maximum(most[lane], score);
+                    }
+                },
+                |score, lane, is_seen| {
+                    *score *= scale;
+                    most[lane] = math::maximum(most[lane], if is_seen { *score } else { f32::NEG_INFINITY });
                 }
-            }
-            for (score, most) in chunks.into_remainder().iter_mut().zip(&mut most) {
-                *score *= scale;
-                *most = math::maximum(*most, *score);
-            }
-            let most = most.into_iter().fold(f32::NEG_INFINITY, math::maximum);
+            );
+            let most = folded(most, math::maximum);
             let mut sums = [0.0; LANES];
-            let mut chunks = scores.chunks_exact_mut(LANES);
-            for chunk in &mut chunks {
-                for lane in 0..LANES {
-                    chunk[lane] = math::exp(chunk[lane] - most);
-                    sums[lane] += chunk[lane];
+            // Hidden scores go through the exponential as they are: one of -inf would make a subnormal on the way, which takes a hundred times as long.
+            each_chunk!(
+                scores,
+                seen,
+                |chunk, left| {
+                    for lane in 0..LANES {
+                        let weight = math::exp(chunk[lane] - most);
+                        chunk[lane] = if (lane as u32) < left { weight } else { 0.0 };
+                        sums[lane] += chunk[lane];
+                    }
+                },
+                |score, lane, is_seen| {
+                    *score = if is_seen { math::exp(*score - most) } else { 0.0 };
+                    sums[lane] += *score;
                 }
-            }
-            for (score, sum) in chunks.into_remainder().iter_mut().zip(&mut sums) {
-                *score = math::exp(*score - most);
-                *sum += *score;
-            }
-            let sum = folded(sums);
+            );
+            let sum = folded(sums, |x, y| x + y);
             let factor = 1.0 / sum;
             scores.iter_mut().for_each(|weight| *weight *= factor);
             hidden.fill(0.0);
-            *log_sum = most + math::log(sum);
+            (*sum_of_row, largest[row]) = (sum, most);
         }
+        self.log_sums.iter_mut().zip(&largest).for_each(|(sum, most)| *sum = most + math::log(*sum));
     }
 }
 
@@ -416,9 +459,22 @@ impl pulp::WithSimd for Weights<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
+        let scale = self.rows.scale;
         for (row, (scores, log_sum)) in self.scores.chunks_exact_mut(self.rows.columns).zip(self.log_sums).enumerate() {
-            let (scores, hidden) = self.rows.split(row, scores);
-            scores.iter_mut().for_each(|score| *score = math::exp(*score * self.rows.scale - log_sum));
+            let (scores, hidden, seen) = self.rows.split(row, scores);
+            each_chunk!(
+                scores,
+                seen,
+                |chunk, left| {
+                    for lane in 0..LANES {
+                        let weight = math::exp(chunk[lane] * scale - log_sum);
+                        chunk[lane] = if (lane as u32) < left { weight } else { 0.0 };
+                    }
+                },
+                |score, _lane, is_seen| {
+                    *score = if is_seen { math::exp(*score * scale - log_sum) } else { 0.0 };
+                }
+            );
             hidden.fill(0.0);
         }
     }
@@ -445,7 +501,24 @@ impl pulp::WithSimd for WeightsGrad<'_> {
     }
 }
 
-/// Sum of the products of two matrices' elements, row by row.
+/// Sums of the products of two matrices' elements, row by row.
+struct RowProducts<'a> {
+    left: Matrix<'a>,
+    right: Matrix<'a>,
+    columns: usize,
+    sums: &'a mut [f32],
+}
+
+impl pulp::WithSimd for RowProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        row_products(self.left, self.right, self.columns, self.sums);
+    }
+}
+
+#[inline(always)]
 fn row_products(left: Matrix, right: Matrix, columns: usize, sums: &mut [f32]) {
     for (row, sum) in sums.iter_mut().enumerate() {
         let at = |matrix: &Matrix| matrix.offset + row * matrix.row_stride as usize;
@@ -453,10 +526,15 @@ fn row_products(left: Matrix, right: Matrix, columns: usize, sums: &mut [f32]) {
         *sum = if left.column_stride == 1 && right.column_stride == 1 {
             let (left, right) = (&left.data[left_start..][..columns], &right.data[right_start..][..columns]);
             let mut lanes = [0.0; LANES];
-            for (left, right) in left.chunks(LANES).zip(right.chunks(LANES)) {
-                left.iter().zip(right).zip(&mut lanes).for_each(|((left, right), lane)| *lane += left * right);
+            let (left_chunks, right_chunks) = (left.chunks_exact(LANES), right.chunks_exact(LANES));
+            let tails = left_chunks.remainder().iter().zip(right_chunks.remainder());
+            for (left, right) in left_chunks.zip(right_chunks) {
+                for lane in 0..LANES {
+                    lanes[lane] += left[lane] * right[lane];
+                }
             }
-            folded(lanes)
+            tails.zip(&mut lanes).for_each(|((left, right), lane)| *lane += left * right);
+            folded(lanes, |x, y| x + y)
         } else {
             let element = |matrix: &Matrix, start: usize, column: usize| matrix.data[start + column * matrix.column_stride as usize];
             (0..columns).map(|column| element(&left, left_start, column) * element(&right, right_start, column)).sum()
@@ -464,13 +542,13 @@ fn row_products(left: Matrix, right: Matrix, columns: usize, sums: &mut [f32]) {
     }
 }
 
-/// The lanes added pairwise.
+/// The lanes as one, pairwise.
 #[inline(always)]
-fn folded(mut lanes: [f32; LANES]) -> f32 {
+fn folded(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
+            lanes[lane] = combine(lanes[lane], lanes[lane + width]);
         }
         width /= 2;
     }
