@@ -12,8 +12,9 @@ use solstice_ir::{BinaryOp, Compare, DType, UnaryOp, element_count};
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Elements of a block: eight live registers fit in 32 KiB of first-level cache.
-pub(super) const BLOCK: usize = 1024;
+/// Elements of a block. Four registers, 32 KiB, are in the first-level cache at once; with blocks of half the size what is around each instruction shows, with
+/// twice the size the second-level cache does.
+pub(super) const BLOCK: usize = 2048;
 
 /// Operations that are worth a task of their own.
 const TASK_OPERATIONS: usize = 1 << 17;
