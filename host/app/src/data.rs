@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use solstice_engine::random::threefry2x32;
 use solstice_plugin_abi::wire::{DatasetSpec, Field};
 use solstice_plugin_abi::{Span, Unit};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Largest data set that is kept on the device, in bytes of one split.
 pub const RESIDENT_BYTES_MAX: u64 = 512 << 20;
@@ -137,6 +137,12 @@ fn fold_ids(fold: Fold, len: u64, held_out: bool) -> Vec<u64> {
     ids
 }
 
+/// The permutation of an epoch, once somebody has drawn it.
+type Drawn = Arc<OnceLock<Vec<u64>>>;
+
+/// Samples from which the permutation of the coming epoch is drawn ahead, by a thread of its own: about a tenth of a millisecond.
+const DRAWN_AHEAD_MIN: u64 = 1 << 12;
+
 /// Which samples each step sees.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -146,18 +152,20 @@ pub struct Order {
     ids: Option<Arc<[u64]>>,
     batch_size: usize,
     seed: Option<u32>,
-    epoch: Option<(u64, Arc<[u64]>)>,
+    epoch: Option<(u64, Drawn)>,
+    // Under way while the epoch before it is seen, so that the first step of an epoch takes no longer than the others.
+    coming: Option<(u64, Drawn)>,
 }
 
 impl Order {
     /// A new permutation of the split every epoch, of which the first `len` are seen.
     pub fn shuffled(data: &SplitData, len: u64, batch_size: usize, seed: u32) -> Order {
-        Order { pool: data.len(), len, ids: data.ids.clone(), batch_size, seed: Some(seed), epoch: None }
+        Order { pool: data.len(), len, ids: data.ids.clone(), batch_size, seed: Some(seed), epoch: None, coming: None }
     }
 
     /// The first `len` samples in file order, for evaluation.
     pub fn sequential(data: &SplitData, len: u64, batch_size: usize) -> Order {
-        Order { pool: data.len(), len, ids: data.ids.clone(), batch_size, seed: None, epoch: None }
+        Order { pool: data.len(), len, ids: data.ids.clone(), batch_size, seed: None, epoch: None, coming: None }
     }
 
     /// Samples of one pass.
@@ -184,10 +192,12 @@ impl Order {
         let Some(seed) = self.seed else {
             return Batch { epoch, indices: (start..end).map(id).collect() };
         };
-        if self.epoch.as_ref().is_none_or(|(cached, _)| *cached != epoch) {
-            self.epoch = Some((epoch, permutation(seed, epoch, self.pool).into()));
+        if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
+            self.epoch = self.coming.take().filter(|(coming, _)| *coming == epoch).or_else(|| Some((epoch, Drawn::default())));
+            self.coming = (self.pool >= DRAWN_AHEAD_MIN).then(|| (epoch + 1, draw_ahead(seed, epoch + 1, self.pool)));
         }
-        let (_, order) = self.epoch.as_ref().expect("filled above");
+        let (_, drawn) = self.epoch.as_ref().expect("set above");
+        let order = drawn.get_or_init(|| permutation(seed, epoch, self.pool));
         Batch { epoch, indices: order[start as usize..end as usize].iter().map(|place| id(*place)).collect() }
     }
 
@@ -196,6 +206,16 @@ impl Order {
         let Batch { epoch, indices } = self.batch(step);
         indices.chunks(batch_size).map(|indices| Batch { epoch, indices: indices.to_vec() }).collect()
     }
+}
+
+/// The permutation of an epoch, drawn by another thread. Who needs it sooner than it is there waits for it, or draws it where no thread could start.
+fn draw_ahead(seed: u32, epoch: u64, len: u64) -> Drawn {
+    let drawn = Drawn::default();
+    let filled = drawn.clone();
+    let _ = std::thread::Builder::new().name("order".into()).spawn(move || {
+        filled.get_or_init(|| permutation(seed, epoch, len));
+    });
+    drawn
 }
 
 /// Fisher-Yates over `0..len` with threefry draws of (seed, epoch): the same on every machine.
@@ -272,9 +292,10 @@ impl Prefetch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     fn shuffled(len: u64, batch_size: usize, seed: u32) -> Order {
-        Order { pool: len, len, ids: None, batch_size, seed: Some(seed), epoch: None }
+        Order { pool: len, len, ids: None, batch_size, seed: Some(seed), epoch: None, coming: None }
     }
 
     #[test]
@@ -293,6 +314,25 @@ mod tests {
         }
         assert_ne!(epochs[0], epochs[1]);
         assert_ne!(epochs[1], epochs[2]);
+    }
+
+    #[test]
+    fn the_order_of_the_coming_epoch_is_drawn_ahead() {
+        let len = DRAWN_AHEAD_MIN;
+        let mut order = shuffled(len, len as usize, 7);
+        for epoch in [0, 1, 2, 9, 10] {
+            assert_eq!(order.batch(epoch).indices, permutation(7, epoch, len));
+            let (coming, drawn) = order.coming.clone().expect("a set of this size is drawn ahead");
+            assert_eq!(coming, epoch + 1);
+            let begin = Instant::now();
+            while drawn.get().is_none() {
+                assert!(begin.elapsed() < Duration::from_secs(60), "nobody draws epoch {coming}");
+                std::thread::yield_now();
+            }
+        }
+        let mut small = shuffled(len - 1, 8, 7);
+        small.batch(0);
+        assert!(small.coming.is_none());
     }
 
     #[test]

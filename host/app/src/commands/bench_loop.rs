@@ -1,4 +1,5 @@
-//! What the loop costs: steps of a tiny model through the whole loop with store, callbacks and logger, beside the same steps given to the engine alone.
+//! What the loop costs: steps of a tiny model through the whole loop with store, callbacks and logger, beside the same steps given to the engine alone; and
+//! the first step of an epoch of a resident set beside the other steps.
 
 use crate::assemble::Assembly;
 use crate::drive::Beginning;
@@ -23,6 +24,18 @@ const RECIPE: &str = r#"(
     loggers: [csv()],
     trainer: (budget: "1ep", batch_size: 8, evaluate: [], norms: false, checkpoint_every: "1000ep"),
 )"#;
+
+/// Sixty thousand samples on the device: their order, drawn anew every epoch, is the work of an epoch boundary.
+const RESIDENT_RECIPE: &str = r#"(
+    experiment: classification(),
+    model: mlp(hidden: [512, 512]),
+    dataset: drawn_digits(train: 60000, test: 64),
+    optimizer: adam(lr: 0.001),
+    trainer: (batch_size: 128, evaluate: [], norms: false),
+)"#;
+
+/// Epochs whose first steps are timed.
+const BOUNDARIES: u64 = 8;
 
 /// Seconds a step: of the engine alone, of the whole loop.
 #[derive(Debug, Clone, Copy)]
@@ -51,11 +64,39 @@ pub fn run(rounds: usize, steps: u64) -> Result<()> {
         engine * 1e6,
         over * 1e6
     );
+    boundary()
+}
+
+/// Times every step of some epochs and prints how long the first ones took beside the others.
+fn boundary() -> Result<()> {
+    let assembly = assembly(RESIDENT_RECIPE, 1)?;
+    let (mut run, _) = start(&assembly)?;
+    let steps = run.epoch.steps;
+    let (mut first, mut others) = (vec![], vec![]);
+    for step in 0..steps * (BOUNDARIES + 1) {
+        let begin = Instant::now();
+        run.train_step()?;
+        run.wait()?;
+        // The first epoch warms up.
+        if step >= steps {
+            if step % steps == 0 { &mut first } else { &mut others }.push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    first.sort_by(f64::total_cmp);
+    others.sort_by(f64::total_cmp);
+    let at = |times: &[f64], share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    println!(
+        "epoch boundary of a resident set: the first step takes {:.2} ms, the others {:.2} (medians; 99 of 100 of them up to {:.2}); slowest first step {:.2}",
+        at(&first, 0.5),
+        at(&others, 0.5),
+        at(&others, 0.99),
+        at(&first, 1.0)
+    );
     Ok(())
 }
 
-fn assembly(steps: u64) -> Result<Assembly> {
-    let mut recipe = Recipe::from_text(RECIPE, "loop", "benchmark")?;
+fn assembly(recipe: &str, steps: u64) -> Result<Assembly> {
+    let mut recipe = Recipe::from_text(recipe, "loop", "benchmark")?;
     recipe.set(&format!("trainer.budget={steps}st"))?;
     Assembly::new(&recipe, &Catalog::discover(&[])?)
 }
@@ -70,7 +111,7 @@ fn start(assembly: &Assembly) -> Result<(Run, RunFacts)> {
 
 /// The same step over and over: inputs are ready, nothing is read, logged or decided.
 fn engine_alone(steps: u64) -> Result<f64> {
-    let assembly = assembly(steps)?;
+    let assembly = assembly(RECIPE, steps)?;
     let (mut run, _) = start(&assembly)?;
     run.repeat_first_step(100)?;
     let begin = Instant::now();
@@ -79,7 +120,7 @@ fn engine_alone(steps: u64) -> Result<f64> {
 }
 
 fn whole_loop(steps: u64) -> Result<f64> {
-    let mut assembly = assembly(steps)?;
+    let mut assembly = assembly(RECIPE, steps)?;
     let (run, facts) = start(&assembly)?;
     let folder = tempfile::tempdir()?;
     let heard = (std::mem::take(&mut assembly.callbacks), std::mem::take(&mut assembly.loggers));
