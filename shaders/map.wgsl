@@ -21,9 +21,11 @@ const LANES: u32 = 64u;
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let i = ((group.y * GROUPS_X + group.x) * LANES + lane) * WIDTH;
+    // begin bounds
     if (i >= COUNT) {
         return;
     }
+    // end bounds
     // begin elements
     b1[i] = b0[i];
     // end elements

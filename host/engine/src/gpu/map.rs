@@ -1,6 +1,7 @@
 //! `KernelOp::Map` as a launch of `shaders/map.wgsl`.
 
 use crate::gpu::emit::{Emitter, Motion};
+use crate::gpu::group;
 use crate::gpu::launch::{Context, count_u32};
 use crate::gpu::template::{Template, library};
 use crate::kernel::{Body, Store, View};
@@ -8,6 +9,9 @@ use solstice_ir::DType;
 
 /// Invocations a workgroup.
 const LANES: usize = 64;
+
+/// The same on software adapters, where each workgroup is a call with memory of its own, if the elements fill them.
+const SOFTWARE_LANES: usize = 256;
 
 /// Appends the launch of a map.
 pub fn emit(context: &mut Context, label: &str, shape: &[usize], body: &Body, stores: &[Store]) -> Result<(), String> {
@@ -26,13 +30,22 @@ pub fn emit(context: &mut Context, label: &str, shape: &[usize], body: &Body, st
         emitter.store(index, store.value);
     }
     let (bindings, declarations, elements) = (emitter.bindings(), emitter.bindings_text(), emitter.into_text());
-    let groups = count.div_ceil(LANES * width);
+    let is_filled = |lanes: usize| count.is_multiple_of(lanes * width);
+    let lanes = if context.target.is_software && is_filled(SOFTWARE_LANES) && !group::is_small(count / (LANES * width)) {
+        SOFTWARE_LANES
+    } else {
+        LANES
+    };
+    let groups = count.div_ceil(lanes * width);
     let sources = context.sources();
     context.launch(label, bindings, groups, |groups_x| {
-        Template::new(sources, "map")
+        let template = Template::new(sources, "map");
+        // Where no invocation is left over, llvmpipe reads what all have in common once instead of lane by lane: that needs code without branches.
+        let template = if is_filled(lanes) && groups.is_multiple_of(groups_x) { template.region("bounds", "") } else { template };
+        template
             .count("COUNT", count)
             .count("WIDTH", width)
-            .count("LANES", LANES)
+            .count("LANES", lanes)
             .count("GROUPS_X", groups_x)
             .region("bindings", &declarations)
             .region("functions", &library(sources, &elements))
