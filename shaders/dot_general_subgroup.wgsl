@@ -3,10 +3,9 @@
 // With SIZE = 1 every invocation owns a tile of its own and no subgroup operation is left.
 //
 // Inputs, output, splits: as in dot_general.wgsl. Grid: workgroup = ((split * batches + batch) * TILES_ROW + tile row) * TILES_COLUMN + tile column for
-// SIZE > 1, an invocation of workgroups of 32 in the same order for SIZE = 1. The unrolled `tile` is written by gpu/dot.rs.
+// SIZE > 1, an invocation of workgroups of 32 in the same order for SIZE = 1. The unrolled `tile` is written by gpu/dot/subgroup.rs, which says why it is so.
 // Bounds: any ROWS, COLUMNS >= 1, any INNER: addresses are clamped into the matrices, results outside are not written.
 // CPU twin: `KernelOp::Dot` in host/engine/src/cpu/.
-// Measured on llvmpipe (Mesa 22.3.6, two cores, 512^3 f32): see gpu/dot.rs; the tiles of dot_general.wgsl are 20 times slower.
 
 const ROWS: u32 = 100u;
 const COLUMNS: u32 = 100u;
@@ -20,13 +19,17 @@ const TILES_COLUMN: u32 = 13u;
 const SIZE: u32 = 8u; // of a subgroup, or 1
 const LANES: u32 = 8u; // of a workgroup: SIZE, or 32
 const GROUPS_X: u32 = 1300u;
+const WIDTH: u32 = 1u; // results of a store, neighbours in a row: 1, or 4
+const IS_FILLED: bool = false; // no tile reaches over an edge
+
+alias T = f32; // WIDTH results
 
 // begin to
-@group(0) @binding(2) var<storage, read_write> to: array<f32>;
+@group(0) @binding(2) var<storage, read_write> to: array<T>;
 
-// The product's element; an epilogue takes the place of this.
-fn write(position: u32, product: f32) {
-    to[position] = product;
+// The product's elements from `position` on; an epilogue takes the place of this.
+fn write(position: u32, product: T) {
+    to[position / WIDTH] = product;
 }
 // end to
 
@@ -60,8 +63,8 @@ fn address(batch: u32, row: u32, column: u32) -> u32 {
 }
 // end operands
 
-fn store(split: u32, batch: u32, row: u32, column: u32, value: f32) {
-    if (split < SPLITS && row < ROWS && column < COLUMNS) {
+fn store(split: u32, batch: u32, row: u32, column: u32, value: T) {
+    if (IS_FILLED || (split < SPLITS && row < ROWS && column < COLUMNS)) {
         write(split * TOTAL + address(batch, row, column), value);
     }
 }

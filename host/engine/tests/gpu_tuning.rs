@@ -128,6 +128,26 @@ fn products_are_right_with_every_tile_for_software() {
 }
 
 #[test]
+fn products_are_right_with_the_largest_tiles_for_software() {
+    // Rows and columns that fill the tiles, that end within them in fours, and that end one by one; an inner axis with a rest.
+    for (rows, inner, columns, forms) in [(64, 8, 64, STRAIGHT), (70, 12, 36, TURNED), (68, 11, 72, STRAIGHT), (33, 9, 67, TURNED)] {
+        let (case, target) = (products(rows, inner, columns, forms), target(true));
+        let (plan, wanted) = (case.plan(true), case.wanted());
+        for (shared, is_swapped) in [(56, false), (64, false), (64, true)] {
+            let choice = Choice::Subgroup { shared, columns: 4, is_swapped, splits: 1 };
+            let classes = choices(&plan, &target).unwrap_or_else(|error| panic!("{error}"));
+            let tuning = classes.iter().fold(Tuning::default(), |record, (_, class, _)| record.with(class, choice));
+            let tuned = Target { tuning, ..target.clone() };
+            let steps = launches(&plan, &tuned).unwrap_or_else(|error| panic!("{error}")).steps;
+            let last = format!("acc_{} =", shared - 1);
+            let uses = |step: &Step| matches!(step, Step::Launch { wgsl, .. } if wgsl.contains(&last));
+            assert!(steps.iter().any(uses), "{} has no tile with {choice}", case.graph.name);
+            assert_close(&format!("{} with {choice}", case.graph.name), &run(open(tuned), &plan, &case.values, 1), &wanted, CLOSE);
+        }
+    }
+}
+
+#[test]
 fn convolutions_are_right_with_every_tile() {
     // Sums of up to 270 products.
     check_every_choice(&convolutions(8, 20, 2, 2), false, 1e-5);

@@ -99,6 +99,8 @@ struct Product<'a> {
     is_looked_up: bool,
     /// Neighbours along the inner axis are neighbours in memory.
     inner_first: [bool; 2],
+    /// Four results of a row, from a multiple of four on, are neighbours in memory.
+    has_quads: bool,
     from: [BufferId; 2],
     to: BufferId,
     epilogue: Option<&'a Epilogue>,
@@ -206,6 +208,7 @@ fn dot(op: &KernelOp) -> Product<'_> {
         vectors,
         is_looked_up: false,
         inner_first: [lhs.column_stride.abs() <= lhs.row_stride.abs(), rhs.row_stride.abs() < rhs.column_stride.abs()],
+        has_quads: columns.is_multiple_of(4),
         from: [lhs.buffer, rhs.buffer],
         to: *to,
         epilogue: epilogue.as_deref(),
@@ -237,6 +240,12 @@ fn convolution<'a>(context: &Context, op: &'a KernelOp) -> Result<Product<'a>, S
             ("convolution_weight_grad", group_out, group_channels * taps, batch * positions, positions % 4 == 0, [from[1], from[0]])
         }
     };
+    // Columns that follow each other in memory.
+    let neighbours = match form {
+        ConvolutionForm::Forward => positions,
+        ConvolutionForm::InputGrad => x_positions,
+        ConvolutionForm::WeightGrad => columns,
+    };
     let vector = if is_row_contiguous { Vector::Inner } else { Vector::None };
     let mut template = Template::new(context.sources(), file)
         .count("CHANNELS", channels)
@@ -267,6 +276,7 @@ fn convolution<'a>(context: &Context, op: &'a KernelOp) -> Result<Product<'a>, S
         vectors: [vector, Vector::None],
         is_looked_up: true,
         inner_first: [*form != ConvolutionForm::InputGrad, *form == ConvolutionForm::WeightGrad],
+        has_quads: neighbours.is_multiple_of(4),
         from,
         to: *to,
         epilogue: epilogue.as_deref(),
@@ -336,14 +346,15 @@ fn parts(inner: usize, tiles: usize, tiles_wanted: usize, length_min: usize) -> 
     inner.div_ceil(SPLIT_MAX).max(busy).max(1)
 }
 
-/// The launch, and the sum over the splits where there are several.
+/// The launch, and the sum over the splits where there are several. The kernel writes `width` neighbouring results of a row at once: 1, or 4 where
+/// [`writes_quads`] says so.
 fn launch(
     context: &mut Context,
     label: &str,
     product: &Product,
     file: &str,
     (splits, split_length): (usize, usize),
-    groups: usize,
+    (groups, width): (usize, usize),
     finish: impl FnOnce(Template, usize) -> Result<String, String>,
 ) -> Result<(), String> {
     let total = product.total();
@@ -356,7 +367,7 @@ fn launch(
     let fused = product.epilogue.filter(|epilogue| splits > 1 || pays(context, epilogue));
     let to_text = match fused {
         Some(epilogue) if splits == 1 => {
-            let (more, text) = epilogue_text(context, epilogue, 2);
+            let (more, text) = epilogue_text(context, epilogue, 2, width);
             bindings.extend(more);
             Some(text)
         }
@@ -386,7 +397,7 @@ fn launch(
     if splits > 1 {
         let target = match fused {
             Some(epilogue) => {
-                let (more, text) = epilogue_text(context, epilogue, 1);
+                let (more, text) = epilogue_text(context, epilogue, 1, 1);
                 Reduced::Written(more, text)
             }
             None => Reduced::Memory(to, 0),
@@ -414,17 +425,30 @@ fn pays(context: &Context, epilogue: &Epilogue) -> bool {
     !context.target.is_software || (epilogue.body.code.len() <= SOFTWARE_EPILOGUE_MAX && epilogue.body.code.iter().all(is_cheap))
 }
 
-/// Bindings from `first_binding` on and the text of `write` for an epilogue.
-fn epilogue_text(context: &Context, epilogue: &Epilogue, first_binding: usize) -> (Vec<Binding>, String) {
+/// True when four neighbouring results of a row can be written at once, by an epilogue too.
+fn writes_quads(context: &Context, product: &Product, splits: usize) -> bool {
+    let fused = product.epilogue.filter(|epilogue| splits == 1 && pays(context, epilogue));
+    product.has_quads && fused.is_none_or(|epilogue| epilogue_emitter(context, epilogue, 2).inner_size(0).is_multiple_of(4))
+}
+
+fn epilogue_emitter<'a>(context: &Context, epilogue: &'a Epilogue, first_binding: usize) -> Emitter<'a> {
     let to: Vec<&View> = epilogue.stores.iter().map(|store| &store.to).collect();
     let axes = (0..epilogue.shape.len()).collect();
-    let mut emitter =
-        Emitter::with_given(context, &epilogue.shape, &epilogue.body, &to, &[("i", axes)], Some(epilogue.product), first_binding);
+    Emitter::with_given(context, &epilogue.shape, &epilogue.body, &to, &[("i", axes)], Some(epilogue.product), first_binding)
+}
+
+/// Bindings from `first_binding` on and the text of `write` for an epilogue, which takes `width` elements at once.
+fn epilogue_text(context: &Context, epilogue: &Epilogue, first_binding: usize, width: usize) -> (Vec<Binding>, String) {
+    let mut emitter = epilogue_emitter(context, epilogue, first_binding);
+    if width == 4 {
+        emitter.widen(0);
+    }
     emitter.run();
     for (index, store) in epilogue.stores.iter().enumerate() {
         emitter.store(index, store.value);
     }
     let (bindings, declarations, elements) = (emitter.bindings(), emitter.bindings_text(), emitter.into_text());
     let functions = library(context.sources(), &elements);
-    (bindings, format!("{declarations}{functions}fn write(i: u32, product: f32) {{\n{elements}}}\n"))
+    let ty = if width == 4 { "vec4<f32>" } else { "f32" };
+    (bindings, format!("{declarations}{functions}fn write(i: u32, product: {ty}) {{\n{elements}}}\n"))
 }

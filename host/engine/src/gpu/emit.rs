@@ -54,7 +54,7 @@ pub struct Emitter<'a> {
     declarations: Vec<Declaration>,
     text: String,
     registers: Vec<Vec<String>>,
-    /// A load that is not of memory: the variable `product`.
+    /// A load that is not of memory: the variable `product`, a vector where neighbours are handled at once.
     given: Option<usize>,
     /// Number of the first binding.
     first_binding: usize,
@@ -357,7 +357,8 @@ impl<'a> Emitter<'a> {
 
     fn load(&mut self, load: usize, dtype: DType) -> Vec<String> {
         if self.given == Some(load) {
-            return vec!["product".into()];
+            let one = |component: &&str| format!("product.{component}");
+            return if self.width == 4 { ["x", "y", "z", "w"].iter().map(one).collect() } else { vec!["product".into()] };
         }
         let address = self.address(load);
         let motion = self.motion(load, self.lane_group);

@@ -1,16 +1,41 @@
-//! Products on software adapters: `shaders/dot_general_subgroup.wgsl`, whose tile is unrolled here, because on llvmpipe a memory access costs about as much as
-//! [`LOAD_COST`] products: one subgroup loads an element once and broadcasts it.
+//! Products on software adapters: `shaders/dot_general_subgroup.wgsl`, whose tile is unrolled here.
 //!
-//! Measured on llvmpipe (Mesa 22.3.6, 256 bits, two cores shared with other work), 512^3 f32, best of 15: 13 to 27 GFLOP/s with 64 accumulators a lane, 17 to
-//! 24 with 128 (a third more time in the compiler), 4 to 12 with 32. The tiles for hardware reach 0.3 there.
+//! What llvmpipe (Mesa 22.3, LLVM 15) makes of a shader decides the shape of the tile. Every access to memory is a loop over the 8 lanes with a test of the
+//! bounds for each component: 19 ns for one element a lane, 33 ns for four, whatever the addresses, beside 0.4 ns for a product of 8 lanes. So a subgroup loads
+//! an element once and broadcasts it (one instruction), loads are of four where they can be, and a tile is as large as its loop fits the instruction cache: 256
+//! accumulators, which live in the first-level cache. Products and sums are separate instructions (`fma` is taken apart), and an accumulator is blended with its
+//! old value once a pass of the loop.
+//!
+//! Measured there, 512^3 f32, two cores: 40 GFLOP/s with 256 accumulators a lane, 36 with 128, 30 with 64, 32 with 512. The tiles for hardware reach 0.3.
 
-use super::{Choice, Product, Vector, cut, launch, parts};
+use super::{Choice, Product, Vector, cut, launch, parts, writes_quads};
 use crate::gpu::launch::Context;
 use crate::gpu::template::Template;
 use std::fmt::Write;
 
-/// Cost of one memory access on a software adapter, in products.
-const LOAD_COST: usize = 8;
+/// Eighths of a nanosecond on llvmpipe for 8 lanes: a product with its sum.
+const PRODUCT_COST: usize = 3;
+
+/// A load or store of four elements.
+const VECTOR_COST: usize = 264;
+
+/// A load or store of one element.
+const SCALAR_COST: usize = 152;
+
+/// Finding the place of an element that is looked up.
+const LOOKUP_COST: usize = 40;
+
+/// Accumulators of a lane at most: more do not fit the instruction cache.
+const ACCUMULATORS_MAX: usize = 256;
+
+/// The same for products of little work: their time is the compiler's, 0.2 s for 64 accumulators, 0.8 s for 256.
+const ACCUMULATORS_SMALL: usize = 64;
+
+/// Products of a kernel that are little work.
+const SMALL_WORK: usize = 1 << 23;
+
+/// Shared rows of a tile.
+const SHARED: [usize; 11] = [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64];
 
 /// The inner axis is cut into multiples of this.
 const STEP: usize = 4;
@@ -21,10 +46,17 @@ pub fn emit(context: &mut Context, label: &str, product: &Product, choice: &Choi
     let tile = Tile { size: context.target.subgroup_size, shared, columns, is_swapped };
     let (splits, split_length) = cut(product.inner, splits, STEP);
     let lanes = if tile.size == 1 { 32 } else { tile.size };
-    let code = tile_code(product, &tile, split_length);
+    let width = if tile.has_quads() && writes_quads(context, product, splits) { 4 } else { 1 };
+    let code = tile_code(product, &tile, split_length, width);
     let (row_tiles, column_tiles) = tile.counts(product);
+    let invocations = splits * product.batches * row_tiles * column_tiles * tile.size;
+    let groups = invocations.div_ceil(lanes);
+    let is_filled = tile.fills(product) && invocations.is_multiple_of(lanes);
     let finish = |template: Template, groups_x: usize| {
         template
+            .alias("T", if width == 4 { "vec4<f32>" } else { "f32" })
+            .count("WIDTH", width)
+            .flag("IS_FILLED", is_filled && groups.is_multiple_of(groups_x))
             .count("TILES_ROW", row_tiles)
             .count("TILES_COLUMN", column_tiles)
             .count("SIZE", tile.size)
@@ -33,8 +65,7 @@ pub fn emit(context: &mut Context, label: &str, product: &Product, choice: &Choi
             .region("tile", &code)
             .into_text()
     };
-    let groups = (splits * product.batches * row_tiles * column_tiles * tile.size).div_ceil(lanes);
-    launch(context, label, product, "dot_general_subgroup", (splits, split_length), groups, finish)
+    launch(context, label, product, "dot_general_subgroup", (splits, split_length), (groups, width), finish)
 }
 
 /// The tile with the least products and loads, padding included.
@@ -66,20 +97,20 @@ pub fn candidates(context: &Context, product: &Product) -> Vec<Choice> {
 pub fn is_possible(context: &Context, product: &Product, shared: usize, columns: usize, is_swapped: bool) -> bool {
     let size = context.target.subgroup_size;
     let (shared_vector, owned_vector) = Tile { size, shared, columns, is_swapped }.vectors(product);
-    // Twice as many accumulators are a little faster and cost the driver's compiler a third more: about a second at the start of a small network.
-    let fits =
-        [1, 2, 4, 8, 16, 32].contains(&shared) && [1, 2, 4].contains(&columns) && shared * columns <= if size == 1 { 32 } else { 64 };
-    let is_aligned =
-        shared_vector != Vector::Across || (shared.is_multiple_of(4) && (shared <= 4 * size || shared.is_multiple_of(4 * size)));
+    let accumulators_max = if size == 1 { 32 } else { ACCUMULATORS_MAX };
+    let fits = SHARED.contains(&shared) && [1, 2, 4].contains(&columns) && shared * columns <= accumulators_max;
+    let is_aligned = shared_vector != Vector::Across || shared.is_multiple_of(4);
     fits && is_aligned && (owned_vector != Vector::Across || columns == 4)
 }
 
 fn tiles(context: &Context, product: &Product) -> Vec<Tile> {
     let mut tiles = Vec::new();
+    let is_small = product.total() * product.inner < SMALL_WORK;
+    let accumulators_max = if is_small { ACCUMULATORS_SMALL } else { ACCUMULATORS_MAX };
     for is_swapped in [false, true] {
-        for shared in [1, 2, 4, 8, 16, 32] {
+        for shared in SHARED {
             for columns in [1, 2, 4] {
-                if is_possible(context, product, shared, columns, is_swapped) {
+                if shared * columns <= accumulators_max && is_possible(context, product, shared, columns, is_swapped) {
                     tiles.push(Tile { size: context.target.subgroup_size, shared, columns, is_swapped });
                 }
             }
@@ -127,22 +158,41 @@ impl Tile {
         parts(product.inner, product.batches * row_tiles * column_tiles, 8, 1024)
     }
 
-    /// Products and loads of a step of the inner axis, padding included, in quarters of a product.
+    /// True when each lane has four neighbouring results of a row.
+    fn has_quads(&self) -> bool {
+        if self.is_swapped { self.shared.is_multiple_of(4) } else { self.columns == 4 }
+    }
+
+    /// True when no tile reaches over an edge.
+    fn fills(&self, product: &Product) -> bool {
+        let (rows, columns) = if self.is_swapped { (self.owned(), self.shared) } else { (self.shared, self.owned()) };
+        product.rows.is_multiple_of(rows) && product.columns.is_multiple_of(columns)
+    }
+
+    /// Products, loads and stores, padding included.
     fn cost(&self, product: &Product) -> usize {
         let (row_tiles, column_tiles) = self.counts(product);
         let (shared_vector, owned_vector) = self.vectors(product);
-        let per_load = |vector: Vector| if vector == Vector::None { 4 } else { 2 };
-        let shared_loads = match shared_vector {
-            Vector::Across => self.shared.div_ceil(4 * self.size) * 4,
-            vector => self.shared.div_ceil(self.size) * per_load(vector),
+        let lookup = |is_right: bool| if product.is_looked_up && is_right { LOOKUP_COST } else { 0 };
+        // Of a step of the inner axis.
+        let one_load = |vector: Vector, is_right: bool| match vector {
+            Vector::None => SCALAR_COST + lookup(is_right),
+            Vector::Inner => VECTOR_COST / 4,
+            Vector::Across => VECTOR_COST,
         };
-        let owned_loads = if owned_vector == Vector::Across { 4 } else { self.columns * per_load(owned_vector) };
-        row_tiles * column_tiles * self.size * (4 * self.shared * self.columns + LOAD_COST * (shared_loads + owned_loads))
+        let shared_loads = self.shared.div_ceil(self.size * if shared_vector == Vector::Across { 4 } else { 1 });
+        let owned_loads = if owned_vector == Vector::Across { 1 } else { self.columns };
+        let step = PRODUCT_COST * self.shared * self.columns
+            + shared_loads * one_load(shared_vector, self.is_swapped)
+            + owned_loads * one_load(owned_vector, !self.is_swapped);
+        let results = self.shared * self.columns;
+        let stores = if self.has_quads() && product.has_quads { results / 4 * VECTOR_COST } else { results * SCALAR_COST };
+        row_tiles * column_tiles * self.size * (product.inner * step + stores)
     }
 }
 
 /// The unrolled tile: four steps of the inner axis at once, then what is left one by one.
-fn tile_code(product: &Product, tile: &Tile, split_length: usize) -> String {
+fn tile_code(product: &Product, tile: &Tile, split_length: usize, width: usize) -> String {
     let code = TileCode { product, tile };
     let mut text = String::new();
     code.prologue(&mut text);
@@ -157,7 +207,7 @@ fn tile_code(product: &Product, tile: &Tile, split_length: usize) -> String {
         code.steps(&mut text, 1);
         let _ = writeln!(text, "}}");
     }
-    code.epilogue(&mut text);
+    code.epilogue(&mut text, width);
     text
 }
 
@@ -214,7 +264,7 @@ impl TileCode<'_> {
             let _ = writeln!(text, "let o_0 = min(owned_0 + lane * 4u, {owned_end} - 4u);");
         } else {
             for column in 0..tile.columns {
-                let _ = writeln!(text, "let o_{column} = min(owned_0 + lane + {}u, {owned_end} - 1u);", column * tile.size);
+                let _ = writeln!(text, "let o_{column} = min(owned_0 + lane * {}u + {column}u, {owned_end} - 1u);", tile.columns);
             }
         }
         if self.product.is_looked_up {
@@ -237,64 +287,74 @@ impl TileCode<'_> {
         }
     }
 
-    /// `count` steps of the inner axis (4 or 1).
+    /// `count` steps of the inner axis (4 or 1): everything is loaded, then row after row takes its steps, so that an accumulator which has no register of
+    /// its own is fetched and put back once. Each result is a sum in the order of the inner axis.
     fn steps(&self, text: &mut String, count: usize) {
         let tile = self.tile;
         let is_inner = |vector: Vector| vector == Vector::Inner && count == 4;
         let component = |index: usize| ["x", "y", "z", "w"][index];
-        if is_inner(self.shared_vector()) {
-            for register in 0..self.shared_registers() {
-                let _ = writeln!(text, "let a_{register} = {};", self.load(true, &format!("s_{register}"), "k", true));
-            }
-        }
+        let at = |step: usize| if step == 0 { "k".to_owned() } else { format!("k + {step}u") };
+        // The owned columns of each step.
         if is_inner(self.owned_vector()) {
             for column in 0..tile.columns {
                 let _ = writeln!(text, "let b_{column} = {};", self.load(false, &format!("o_{column}"), "k", true));
             }
         }
         for step in 0..count {
-            let k = if step == 0 { "k".to_owned() } else { format!("k + {step}u") };
-            // The owned columns of this step.
             let columns: Vec<String> = match self.owned_vector() {
                 vector if is_inner(vector) => (0..tile.columns).map(|column| format!("b_{column}.{}", component(step))).collect(),
-                Vector::Across => vec![self.load(false, "o_0", &k, true)],
-                _ => (0..tile.columns).map(|column| self.load(false, &format!("o_{column}"), &k, false)).collect(),
+                Vector::Across => vec![self.load(false, "o_0", &at(step), true)],
+                _ => (0..tile.columns).map(|column| self.load(false, &format!("o_{column}"), &at(step), false)).collect(),
             };
             let owned = if columns.len() == 1 { columns[0].clone() } else { format!("{}({})", self.accumulator(), columns.join(", ")) };
             let _ = writeln!(text, "let owned_{step} = {owned};");
-            // The shared rows of this step: row = (register * size + lane) * shared_step + part.
-            for register in 0..self.shared_registers() {
+        }
+        // The shared rows: row = (register * size + lane) * shared_step + part.
+        for register in 0..self.shared_registers() {
+            let place = format!("s_{register}");
+            if is_inner(self.shared_vector()) {
+                let _ = writeln!(text, "let a_{register} = {};", self.load(true, &place, "k", true));
+                continue;
+            }
+            for step in 0..count {
+                let value = self.load(true, &place, &at(step), self.shared_vector() == Vector::Across);
+                let _ = writeln!(text, "let a_{register}_{step} = {value};");
+            }
+        }
+        for row in 0..tile.shared {
+            let (group, part) = (row / self.shared_step(), row % self.shared_step());
+            let (register, lane) = (group / tile.size, group % tile.size);
+            for step in 0..count {
                 let value = match self.shared_vector() {
                     vector if is_inner(vector) => format!("a_{register}.{}", component(step)),
-                    Vector::Across => self.load(true, &format!("s_{register}"), &k, true),
-                    _ => self.load(true, &format!("s_{register}"), &k, false),
+                    Vector::Across => format!("a_{register}_{step}.{}", component(part)),
+                    _ => format!("a_{register}_{step}"),
                 };
-                let _ = writeln!(text, "let a_{step}_{register} = {value};");
-            }
-            for row in 0..tile.shared {
-                let (group, part) = (row / self.shared_step(), row % self.shared_step());
-                let (register, lane) = (group / tile.size, group % tile.size);
-                let value = format!("a_{step}_{register}");
-                let value = if self.shared_step() == 4 { format!("{value}.{}", component(part)) } else { value };
                 let value = if tile.size == 1 { value } else { format!("subgroupBroadcast({value}, {lane}u)") };
                 let _ = writeln!(text, "acc_{row} = acc_{row} + {value} * owned_{step};");
             }
         }
     }
 
-    fn epilogue(&self, text: &mut String) {
+    /// Stores of `width` neighbouring results of a row, 1 or 4.
+    fn epilogue(&self, text: &mut String, width: usize) {
         let tile = self.tile;
-        for row in 0..tile.shared {
-            for column in 0..tile.columns {
-                let place = if self.owned_vector() == Vector::Across {
-                    format!("owned_0 + lane * 4u + {column}u")
-                } else {
-                    format!("owned_0 + lane + {}u", column * tile.size)
-                };
-                let value = if tile.columns == 1 { format!("acc_{row}") } else { format!("acc_{row}.{}", ["x", "y", "z", "w"][column]) };
-                let shared = format!("shared_0 + {row}u");
-                let (row, column) = if tile.is_swapped { (&place, &shared) } else { (&shared, &place) };
-                let _ = writeln!(text, "store(split, batch, {row}, {column}, {value});");
+        let component = |column: usize| if tile.columns == 1 { String::new() } else { format!(".{}", ["x", "y", "z", "w"][column]) };
+        let accumulator = |shared: usize, owned: usize| format!("acc_{shared}{}", component(owned));
+        let place = |owned: usize| format!("owned_0 + lane * {}u + {owned}u", tile.columns);
+        if tile.is_swapped {
+            for owned in 0..tile.columns {
+                for first in (0..tile.shared).step_by(width) {
+                    let values: Vec<String> = (first..first + width).map(|shared| accumulator(shared, owned)).collect();
+                    let _ = writeln!(text, "store(split, batch, {}, shared_0 + {first}u, T({}));", place(owned), values.join(", "));
+                }
+            }
+            return;
+        }
+        for shared in 0..tile.shared {
+            for first in (0..tile.columns).step_by(width) {
+                let value = if width == 4 { format!("acc_{shared}") } else { accumulator(shared, first) };
+                let _ = writeln!(text, "store(split, batch, shared_0 + {shared}u, {}, {value});", place(first));
             }
         }
     }

@@ -65,7 +65,7 @@ pub fn emit(
             .into_text()
     };
     let groups = splits * product.batches * row_tiles * column_tiles;
-    launch(context, label, product, "dot_general", (splits, split_length), groups, finish)
+    launch(context, label, product, "dot_general", (splits, split_length), (groups, 1), finish)
 }
 
 /// Appends the launches of a product with a `Choice::Thin`.
@@ -73,7 +73,7 @@ pub fn emit_thin(context: &mut Context, label: &str, product: &Product, lanes: u
     let (splits, split_length) = cut(product.inner, splits, 1);
     let finish = |template: Template, groups_x: usize| template.count("LANES", lanes).count("GROUPS_X", groups_x).into_text();
     let groups = (splits * product.total() * lanes).div_ceil(64);
-    launch(context, label, product, "dot_general_thin", (splits, split_length), groups, finish)
+    launch(context, label, product, "dot_general_thin", (splits, split_length), (groups, 1), finish)
 }
 
 /// The tile that should take the least time when workgroups run [`TILES_WANTED`] at a time; for thin results, no tile.
