@@ -1,7 +1,8 @@
 // Sum, maximum or minimum of each window of a tensor. Axes without a window are merged by the host, so four axes serve 3-D pooling.
 //
 // Inputs: `source` f32 [FROM_0, FROM_1, FROM_2, FROM_3]. Output: `to` f32 [TO_0, TO_1, TO_2, TO_3].
-// Grid: one invocation an output element. Padding holds the identity and is skipped.
+// Grid: one invocation an output element. Padding holds the identity and is skipped; small windows without padding are written out one element after the
+// other by gpu/indexing.rs in place of the loops.
 // Bounds: any COUNT; windows may lie wholly in the padding. CPU twin: `KernelOp::ReduceWindow` in host/engine/src/cpu/.
 
 const COUNT: u32 = 16u;
@@ -52,6 +53,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let start_1 = i / (TO_3 * TO_2) % TO_1 * STRIDE_1;
     let start_0 = i / (TO_3 * TO_2 * TO_1) * STRIDE_0;
     var total = identity();
+    // begin window
     for (var p0 = max(start_0, LOW_0); p0 < min(start_0 + SIZE_0, FROM_0 + LOW_0); p0 = p0 + 1u) {
         for (var p1 = max(start_1, LOW_1); p1 < min(start_1 + SIZE_1, FROM_1 + LOW_1); p1 = p1 + 1u) {
             for (var p2 = max(start_2, LOW_2); p2 < min(start_2 + SIZE_2, FROM_2 + LOW_2); p2 = p2 + 1u) {
@@ -62,5 +64,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
     }
+    // end window
     to[i] = total;
 }

@@ -59,6 +59,10 @@ pub fn window(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), S
             let functions =
                 format!("fn combine(x: f32, y: f32) -> f32 {{\nreturn {combine};\n}}\nfn identity() -> f32 {{\nreturn {identity};\n}}\n");
             let functions = library(context.sources(), &functions) + &functions;
+            let unrolled = (axes.iter().all(WindowAxis::is_unpadded) && element_count(&window.size) <= WINDOW_UNROLLED_MAX).then(|| {
+                let first = "let first = ((start_0 * FROM_1 + start_1) * FROM_2 + start_2) * FROM_3 + start_3;\n".to_owned();
+                offsets(&axes).iter().fold(first, |text, offset| text + &format!("total = combine(total, source[first + {offset}u]);\n"))
+            });
             let bindings = vec![context.read(*from), context.write(*to)];
             let sources = context.sources();
             context.launch(label, bindings, count.div_ceil(64), |groups_x| {
@@ -66,6 +70,10 @@ pub fn window(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), S
                     .count("COUNT", count)
                     .count("GROUPS_X", groups_x)
                     .region("functions", &functions);
+                let template = match &unrolled {
+                    Some(text) => template.region("window", text),
+                    None => template,
+                };
                 set_window(template, &axes).into_text()
             })
         }
@@ -125,6 +133,11 @@ fn window_axes(window: &Window, from_shape: &[usize], to_shape: &[usize]) -> Res
 }
 
 impl WindowAxis {
+    /// No window reaches into padding.
+    fn is_unpadded(&self) -> bool {
+        self.low == 0 && self.to > 0 && (self.to - 1) * self.stride + self.size <= self.from
+    }
+
     /// The windows cover the axis without gaps and overlaps.
     fn is_tiled(&self) -> bool {
         self.low == 0 && self.stride == self.size && self.from == self.to * self.size
@@ -134,23 +147,24 @@ impl WindowAxis {
 /// Elements of a window that are written out one by one.
 const WINDOW_UNROLLED_MAX: usize = 16;
 
+/// Places of the elements of a window from its first on, in row-major order.
+fn offsets(axes: &[WindowAxis; 4]) -> Vec<usize> {
+    let sizes = axes.map(|axis| axis.size);
+    let strides = strides_of(&axes.map(|axis| axis.from));
+    let place = |element: usize| (0..4).map(|axis| element / element_count(&sizes[axis + 1..]) % sizes[axis] * strides[axis]).sum();
+    (0..element_count(&sizes)).map(place).collect()
+}
+
 /// Appends the launch of a `KernelOp::SelectAndScatter` whose windows cover x.
 fn select_tiled(context: &mut Context, label: &str, op: &KernelOp, axes: &[WindowAxis; 4]) -> Result<(), String> {
     let KernelOp::SelectAndScatter { kind, x_shape, windows_shape, x, grad, to, .. } = op else {
         unreachable!("the caller matched a window")
     };
     let (count, _) = (count_u32(windows_shape)?, count_u32(x_shape)?);
-    let sizes = axes.map(|axis| axis.size);
-    let from = axes.map(|axis| axis.from);
+    let offsets = offsets(axes);
+    let elements = offsets.len();
     let mut text = String::new();
-    let elements = element_count(&sizes);
-    for element in 0..elements {
-        let mut offset = 0;
-        let mut after = elements;
-        for axis in 0..4 {
-            after /= sizes[axis];
-            offset = offset * from[axis] + element / after % sizes[axis];
-        }
+    for (element, offset) in offsets.iter().enumerate() {
         let _ = writeln!(text, "let position_{element} = first + {offset}u;");
     }
     text += "var best = 0u;\nvar best_value = x[position_0];\n";
