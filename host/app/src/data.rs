@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use solstice_engine::random::threefry2x32;
 use solstice_plugin_abi::wire::{DatasetSpec, Field};
 use solstice_plugin_abi::{Span, Unit};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// Largest data set that is kept on the device, in bytes of one split.
 pub const RESIDENT_BYTES_MAX: u64 = 512 << 20;
@@ -137,12 +137,6 @@ fn fold_ids(fold: Fold, len: u64, held_out: bool) -> Vec<u64> {
     ids
 }
 
-/// The permutation of an epoch, once somebody has drawn it.
-type Drawn = Arc<OnceLock<Vec<u64>>>;
-
-/// Samples from which the permutation of the coming epoch is drawn ahead, by a thread of its own: about a tenth of a millisecond.
-const DRAWN_AHEAD_MIN: u64 = 1 << 12;
-
 /// Which samples each step sees.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -152,9 +146,9 @@ pub struct Order {
     ids: Option<Arc<[u64]>>,
     batch_size: usize,
     seed: Option<u32>,
-    epoch: Option<(u64, Drawn)>,
-    // Under way while the epoch before it is seen, so that the first step of an epoch takes no longer than the others.
-    coming: Option<(u64, Drawn)>,
+    epoch: Option<(u64, Arc<[u64]>)>,
+    // The next epoch's, drawn a little at each step, so that the first step of an epoch takes no longer than the others.
+    coming: Option<Permutation>,
 }
 
 impl Order {
@@ -193,11 +187,14 @@ impl Order {
             return Batch { epoch, indices: (start..end).map(id).collect() };
         };
         if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
-            self.epoch = self.coming.take().filter(|(coming, _)| *coming == epoch).or_else(|| Some((epoch, Drawn::default())));
-            self.coming = (self.pool >= DRAWN_AHEAD_MIN).then(|| (epoch + 1, draw_ahead(seed, epoch + 1, self.pool)));
+            let coming = self.coming.take().filter(|coming| coming.epoch == epoch);
+            let order = coming.unwrap_or_else(|| Permutation::new(seed, epoch, self.pool)).finish();
+            self.epoch = Some((epoch, order.into()));
+            self.coming = Some(Permutation::new(seed, epoch + 1, self.pool));
         }
-        let (_, drawn) = self.epoch.as_ref().expect("set above");
-        let order = drawn.get_or_init(|| permutation(seed, epoch, self.pool));
+        let (steps_left, coming) = (self.steps() - position, self.coming.as_mut().expect("begun with the epoch"));
+        coming.draw(coming.left.div_ceil(steps_left));
+        let (_, order) = self.epoch.as_ref().expect("set above");
         Batch { epoch, indices: order[start as usize..end as usize].iter().map(|place| id(*place)).collect() }
     }
 
@@ -208,30 +205,48 @@ impl Order {
     }
 }
 
-/// The permutation of an epoch, drawn by another thread. Who needs it sooner than it is there waits for it, or draws it where no thread could start.
-fn draw_ahead(seed: u32, epoch: u64, len: u64) -> Drawn {
-    let drawn = Drawn::default();
-    let filled = drawn.clone();
-    let _ = std::thread::Builder::new().name("order".into()).spawn(move || {
-        filled.get_or_init(|| permutation(seed, epoch, len));
-    });
-    drawn
+/// Fisher-Yates over `0..len` with threefry draws of (seed, epoch): the same on every machine, however many draws are made at a time.
+#[derive(Clone, Debug)]
+struct Permutation {
+    seed: u32,
+    epoch: u64,
+    order: Vec<u64>,
+    // Places, from the first one on, that have not been drawn for.
+    left: u64,
 }
 
-/// Fisher-Yates over `0..len` with threefry draws of (seed, epoch): the same on every machine.
-pub fn permutation(seed: u32, epoch: u64, len: u64) -> Vec<u64> {
-    // Key word 2 marks the purpose, so that the order shares no draws with dropout or initial weights.
-    const ORDER_STREAM: u32 = 0x6f72_6465;
-    let key = [seed ^ (epoch >> 32) as u32, ORDER_STREAM];
-    let mut order: Vec<u64> = (0..len).collect();
-    for index in (1..len).rev() {
-        let [low, high] = threefry2x32(key, [epoch as u32, index as u32]);
-        let draw = u64::from(high) << 32 | u64::from(low);
-        // Multiply-shift maps 64 random bits to 0..=index with a bias below 2^-32 for any set that fits in memory.
-        let other = ((u128::from(draw) * u128::from(index + 1)) >> 64) as usize;
-        order.swap(index as usize, other);
+impl Permutation {
+    fn new(seed: u32, epoch: u64, len: u64) -> Permutation {
+        Permutation { seed, epoch, order: (0..len).collect(), left: len }
     }
-    order
+
+    /// Draws for `count` more places.
+    fn draw(&mut self, count: u64) {
+        // Key word 2 marks the purpose, so that the order shares no draws with dropout or initial weights.
+        const ORDER_STREAM: u32 = 0x6f72_6465;
+        let key = [self.seed ^ (self.epoch >> 32) as u32, ORDER_STREAM];
+        let until = self.left.saturating_sub(count);
+        // The first place takes what is left.
+        for index in (until.max(1)..self.left).rev() {
+            let [low, high] = threefry2x32(key, [self.epoch as u32, index as u32]);
+            let draw = u64::from(high) << 32 | u64::from(low);
+            // Multiply-shift maps 64 random bits to 0..=index with a bias below 2^-32 for any set that fits in memory.
+            let other = ((u128::from(draw) * u128::from(index + 1)) >> 64) as usize;
+            self.order.swap(index as usize, other);
+        }
+        self.left = until;
+    }
+
+    /// The whole permutation.
+    fn finish(mut self) -> Vec<u64> {
+        self.draw(self.left);
+        self.order
+    }
+}
+
+/// A permutation of `0..len` for (seed, epoch).
+pub fn permutation(seed: u32, epoch: u64, len: u64) -> Vec<u64> {
+    Permutation::new(seed, epoch, len).finish()
 }
 
 /// A filled batch.
@@ -292,7 +307,6 @@ impl Prefetch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
 
     fn shuffled(len: u64, batch_size: usize, seed: u32) -> Order {
         Order { pool: len, len, ids: None, batch_size, seed: Some(seed), epoch: None, coming: None }
@@ -317,22 +331,16 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_coming_epoch_is_drawn_ahead() {
-        let len = DRAWN_AHEAD_MIN;
-        let mut order = shuffled(len, len as usize, 7);
-        for epoch in [0, 1, 2, 9, 10] {
-            assert_eq!(order.batch(epoch).indices, permutation(7, epoch, len));
-            let (coming, drawn) = order.coming.clone().expect("a set of this size is drawn ahead");
-            assert_eq!(coming, epoch + 1);
-            let begin = Instant::now();
-            while drawn.get().is_none() {
-                assert!(begin.elapsed() < Duration::from_secs(60), "nobody draws epoch {coming}");
-                std::thread::yield_now();
-            }
+    fn the_order_of_the_coming_epoch_is_drawn_a_little_at_each_step() {
+        let mut order = shuffled(1000, 10, 7);
+        for step in 0..250 {
+            let place = (step % 100 * 10) as usize;
+            assert_eq!(order.batch(step).indices, permutation(7, step / 100, 1000)[place..place + 10], "step {step}");
+            assert_eq!(order.coming.as_ref().map(|coming| (coming.epoch, coming.left)), Some((step / 100 + 1, 990 - step % 100 * 10)));
         }
-        let mut small = shuffled(len - 1, 8, 7);
-        small.batch(0);
-        assert!(small.coming.is_none());
+        // Into the middle of another epoch: what is left is drawn in the steps that are left.
+        order.batch(950);
+        assert_eq!(order.coming.as_ref().map(|coming| (coming.epoch, coming.left)), Some((10, 980)));
     }
 
     #[test]

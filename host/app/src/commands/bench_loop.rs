@@ -31,7 +31,7 @@ const RESIDENT_RECIPE: &str = r#"(
     model: mlp(hidden: [512, 512]),
     dataset: drawn_digits(train: 60000, test: 64),
     optimizer: adam(lr: 0.001),
-    trainer: (batch_size: 128, evaluate: [], norms: false),
+    trainer: (budget: "100ep", batch_size: 128, evaluate: [], norms: false),
 )"#;
 
 /// Epochs whose first steps are timed.
