@@ -146,7 +146,7 @@ pub struct Order {
     ids: Option<Arc<[u64]>>,
     batch_size: usize,
     seed: Option<u32>,
-    epoch: Option<(u64, Arc<[u64]>)>,
+    epoch: Option<(u64, Arc<Vec<u64>>)>,
     // The next epoch's, drawn a little at each step, so that the first step of an epoch takes no longer than the others.
     coming: Option<Permutation>,
 }
@@ -189,7 +189,7 @@ impl Order {
         if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
             let coming = self.coming.take().filter(|coming| coming.epoch == epoch);
             let order = coming.unwrap_or_else(|| Permutation::new(seed, epoch, self.pool)).finish();
-            self.epoch = Some((epoch, order.into()));
+            self.epoch = Some((epoch, Arc::new(order)));
             self.coming = Some(Permutation::new(seed, epoch + 1, self.pool));
         }
         let (steps_left, coming) = (self.steps() - position, self.coming.as_mut().expect("begun with the epoch"));
