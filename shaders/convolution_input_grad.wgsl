@@ -36,7 +36,13 @@ fn load_lhs(batch: u32, row: u32, k: u32) -> f32 {
 }
 // end lhs
 
+// begin rhs
 @group(0) @binding(1) var<storage, read> rhs: array<f32>;
+
+fn rhs_at(position: u32) -> f32 {
+    return rhs[position];
+}
+// end rhs
 
 fn lhs_position(batch: u32, row: u32, k: u32) -> u32 {
     let taps = KERNEL_0 * KERNEL_1 * KERNEL_2;
@@ -66,7 +72,7 @@ fn load_rhs_at(column: vec4<u32>, step: vec4<u32>) -> f32 {
     let is_start = (p.x % STRIDE_0) + (p.y % STRIDE_1) + (p.z % STRIDE_2) == 0u;
     let is_inside = is_start && o_0 < OUT_0 && o_1 < OUT_1 && o_2 < OUT_2;
     let position = column.x + step.x + (o_0 * OUT_1 + o_1) * OUT_2 + o_2;
-    return select(0.0, rhs[select(0u, position, is_inside)], is_inside);
+    return select(0.0, rhs_at(select(0u, position, is_inside)), is_inside);
 }
 
 fn load_rhs(batch: u32, k: u32, column: u32) -> f32 {

@@ -38,7 +38,13 @@ fn load_lhs(batch: u32, row: u32, k: u32) -> f32 {
 }
 // end lhs
 
+// begin rhs
 @group(0) @binding(1) var<storage, read> rhs: array<f32>;
+
+fn rhs_at(position: u32) -> f32 {
+    return rhs[position];
+}
+// end rhs
 
 fn lhs_position(batch: u32, row: u32, k: u32) -> u32 {
     let positions = OUT_0 * OUT_1 * OUT_2;
@@ -66,10 +72,10 @@ fn rhs_step(k: u32) -> vec4<u32> {
 fn load_rhs_at(column: vec4<u32>, step: vec4<u32>) -> f32 {
     let place = column + step;
     if (!IS_PADDED) {
-        return rhs[place.x];
+        return rhs_at(place.x);
     }
     let is_inside = place.y < X_0 && place.z < X_1 && place.w < X_2;
-    return select(0.0, rhs[select(0u, place.x, is_inside)], is_inside);
+    return select(0.0, rhs_at(select(0u, place.x, is_inside)), is_inside);
 }
 
 fn load_rhs(batch: u32, k: u32, column: u32) -> f32 {

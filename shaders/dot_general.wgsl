@@ -10,6 +10,8 @@
 // CPU twin: `KernelOp::Dot` in host/engine/src/cpu/ (another order of the sum, so equal to rounding only).
 // Source: register tiles with prefetch after Volkov and Demmel, "Benchmarking GPUs to Tune Dense Linear Algebra", 2008.
 
+alias E = f32; // of the factors in workgroup memory
+
 const ROWS: u32 = 100u;
 const COLUMNS: u32 = 100u;
 const INNER: u32 = 100u;
@@ -74,8 +76,8 @@ const LHS_STRIDE: u32 = TILE_ROW_QUADS + u32(LHS_INNER);
 const RHS_STRIDE: u32 = TILE_COLUMN_QUADS + u32(RHS_INNER);
 
 // 16 steps of the inner axis, the tile's rows (columns) in groups of four.
-var<workgroup> lhs_tile: array<vec4<f32>, 16u * LHS_STRIDE>;
-var<workgroup> rhs_tile: array<vec4<f32>, 16u * RHS_STRIDE>;
+var<workgroup> lhs_tile: array<vec4<E>, 16u * LHS_STRIDE>;
+var<workgroup> rhs_tile: array<vec4<E>, 16u * RHS_STRIDE>;
 
 // Quad number `quad` of a step of the left operand: row and place along the inner axis of its first element.
 fn lhs_quad(quad: u32) -> vec2<u32> {
@@ -128,12 +130,12 @@ fn keep_lhs(quad: u32, values: vec4<f32>) {
     let row = lhs_quad(quad).x;
     let k = lhs_quad(quad).y;
     if (LHS_INNER) {
-        lhs_tile[k * LHS_STRIDE + row / 4u][row % 4u] = values.x;
-        lhs_tile[(k + 1u) * LHS_STRIDE + row / 4u][row % 4u] = values.y;
-        lhs_tile[(k + 2u) * LHS_STRIDE + row / 4u][row % 4u] = values.z;
-        lhs_tile[(k + 3u) * LHS_STRIDE + row / 4u][row % 4u] = values.w;
+        lhs_tile[k * LHS_STRIDE + row / 4u][row % 4u] = E(values.x);
+        lhs_tile[(k + 1u) * LHS_STRIDE + row / 4u][row % 4u] = E(values.y);
+        lhs_tile[(k + 2u) * LHS_STRIDE + row / 4u][row % 4u] = E(values.z);
+        lhs_tile[(k + 3u) * LHS_STRIDE + row / 4u][row % 4u] = E(values.w);
     } else {
-        lhs_tile[k * LHS_STRIDE + row / 4u] = values;
+        lhs_tile[k * LHS_STRIDE + row / 4u] = vec4<E>(values);
     }
 }
 
@@ -141,12 +143,12 @@ fn keep_rhs(quad: u32, values: vec4<f32>) {
     let column = rhs_quad(quad).x;
     let k = rhs_quad(quad).y;
     if (RHS_INNER) {
-        rhs_tile[k * RHS_STRIDE + column / 4u][column % 4u] = values.x;
-        rhs_tile[(k + 1u) * RHS_STRIDE + column / 4u][column % 4u] = values.y;
-        rhs_tile[(k + 2u) * RHS_STRIDE + column / 4u][column % 4u] = values.z;
-        rhs_tile[(k + 3u) * RHS_STRIDE + column / 4u][column % 4u] = values.w;
+        rhs_tile[k * RHS_STRIDE + column / 4u][column % 4u] = E(values.x);
+        rhs_tile[(k + 1u) * RHS_STRIDE + column / 4u][column % 4u] = E(values.y);
+        rhs_tile[(k + 2u) * RHS_STRIDE + column / 4u][column % 4u] = E(values.z);
+        rhs_tile[(k + 3u) * RHS_STRIDE + column / 4u][column % 4u] = E(values.w);
     } else {
-        rhs_tile[k * RHS_STRIDE + column / 4u] = values;
+        rhs_tile[k * RHS_STRIDE + column / 4u] = vec4<E>(values);
     }
 }
 

@@ -5,6 +5,7 @@
 // Bounds: OUTER * INNER = OUTPUTS of any number, LENGTH >= 1. CPU twin: `KernelOp::ReduceArg` in host/engine/src/cpu/.
 
 alias T = f32;
+alias S = f32; // of the source in memory
 
 const OUTPUTS: u32 = 10u;
 const LENGTH: u32 = 100u;
@@ -13,7 +14,7 @@ const LANES: u32 = 1u;
 const IS_MAX: bool = true;
 const GROUPS_X: u32 = 1u;
 
-@group(0) @binding(0) var<storage, read> source: array<T>;
+@group(0) @binding(0) var<storage, read> source: array<S>;
 @group(0) @binding(1) var<storage, read_write> to: array<i32>;
 
 var<workgroup> best_values: array<T, 64>;
@@ -38,9 +39,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let valid = min(output, OUTPUTS - 1u);
     let base = valid / INNER * (LENGTH * INNER) + valid % INNER;
     var index = min(lane % LANES, LENGTH - 1u);
-    var value = source[base + index * INNER];
+    var value = T(source[base + index * INNER]);
     for (var k = index + LANES; k < LENGTH; k = k + LANES) {
-        let candidate = source[base + k * INNER];
+        let candidate = T(source[base + k * INNER]);
         if (is_better(candidate, value)) {
             value = candidate;
             index = k;

@@ -5,6 +5,8 @@
 // other by gpu/indexing.rs in place of the loops.
 // Bounds: any COUNT; windows may lie wholly in the padding. CPU twin: `KernelOp::ReduceWindow` in host/engine/src/cpu/.
 
+alias S = f32; // of the source in memory
+
 const COUNT: u32 = 16u;
 const FROM_0: u32 = 1u;
 const FROM_1: u32 = 1u;
@@ -28,8 +30,14 @@ const LOW_2: u32 = 0u;
 const LOW_3: u32 = 0u;
 const GROUPS_X: u32 = 1u;
 
-@group(0) @binding(0) var<storage, read> source: array<f32>;
+@group(0) @binding(0) var<storage, read> source: array<S>;
+// begin write
 @group(0) @binding(1) var<storage, read_write> to: array<f32>;
+
+fn write(position: u32, value: f32) {
+    to[position] = value;
+}
+// end write
 
 // begin functions
 fn combine(x: f32, y: f32) -> f32 {
@@ -59,11 +67,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var p2 = max(start_2, LOW_2); p2 < min(start_2 + SIZE_2, FROM_2 + LOW_2); p2 = p2 + 1u) {
                 let row = (((p0 - LOW_0) * FROM_1 + p1 - LOW_1) * FROM_2 + p2 - LOW_2) * FROM_3;
                 for (var p3 = max(start_3, LOW_3); p3 < min(start_3 + SIZE_3, FROM_3 + LOW_3); p3 = p3 + 1u) {
-                    total = combine(total, source[row + p3 - LOW_3]);
+                    total = combine(total, f32(source[row + p3 - LOW_3]));
                 }
             }
         }
     }
     // end window
-    to[i] = total;
+    write(i, total);
 }

@@ -5,6 +5,9 @@
 // is best); cost: (size / stride)^axes windows of size^axes elements.
 // Bounds: any COUNT; padding is never selected. CPU twin: `KernelOp::SelectAndScatter` in host/engine/src/cpu/.
 
+alias X = f32; // of x and grad in memory
+alias G = f32;
+
 const COUNT: u32 = 64u;
 const FROM_0: u32 = 1u;
 const FROM_1: u32 = 1u;
@@ -29,9 +32,15 @@ const LOW_3: u32 = 0u;
 const IS_MAX: bool = true;
 const GROUPS_X: u32 = 1u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> grad: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<X>;
+@group(0) @binding(1) var<storage, read> grad: array<G>;
+// begin write
 @group(0) @binding(2) var<storage, read_write> to: array<f32>;
+
+fn write(position: u32, value: f32) {
+    to[position] = value;
+}
+// end write
 
 fn is_nan(value: f32) -> bool {
     return (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
@@ -51,7 +60,7 @@ fn selected(w0: u32, w1: u32, w2: u32, w3: u32) -> u32 {
             for (var p2 = max(w2 * STRIDE_2, LOW_2); p2 < min(w2 * STRIDE_2 + SIZE_2, FROM_2 + LOW_2); p2 = p2 + 1u) {
                 let row = (((p0 - LOW_0) * FROM_1 + p1 - LOW_1) * FROM_2 + p2 - LOW_2) * FROM_3;
                 for (var p3 = max(w3 * STRIDE_3, LOW_3); p3 < min(w3 * STRIDE_3 + SIZE_3, FROM_3 + LOW_3); p3 = p3 + 1u) {
-                    let value = x[row + p3 - LOW_3];
+                    let value = f32(x[row + p3 - LOW_3]);
                     if (best == 0xffffffffu || is_better(value, best_value)) {
                         best = row + p3 - LOW_3;
                         best_value = value;
@@ -84,11 +93,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var w2 = first_window(p2, SIZE_2, STRIDE_2); w2 < min(p2 / STRIDE_2 + 1u, TO_2); w2 = w2 + 1u) {
                 for (var w3 = first_window(p3, SIZE_3, STRIDE_3); w3 < min(p3 / STRIDE_3 + 1u, TO_3); w3 = w3 + 1u) {
                     if (selected(w0, w1, w2, w3) == i) {
-                        total = total + grad[((w0 * TO_1 + w1) * TO_2 + w2) * TO_3 + w3];
+                        total = total + f32(grad[((w0 * TO_1 + w1) * TO_2 + w2) * TO_3 + w3]);
                     }
                 }
             }
         }
     }
-    to[i] = total;
+    write(i, total);
 }

@@ -5,6 +5,9 @@
 // `window` is written by gpu/indexing.rs.
 // Bounds: any COUNT; windows of a few elements. CPU twin: `KernelOp::SelectAndScatter` in host/engine/src/cpu/.
 
+alias X = f32; // of x and grad in memory
+alias G = f32;
+
 const COUNT: u32 = 16u; // windows
 const FROM_1: u32 = 1u;
 const FROM_2: u32 = 8u;
@@ -19,9 +22,15 @@ const SIZE_3: u32 = 2u;
 const IS_MAX: bool = true;
 const GROUPS_X: u32 = 1u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> grad: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<X>;
+@group(0) @binding(1) var<storage, read> grad: array<G>;
+// begin write
 @group(0) @binding(2) var<storage, read_write> to: array<f32>;
+
+fn write(position: u32, value: f32) {
+    to[position] = value;
+}
+// end write
 
 fn is_nan(value: f32) -> bool {
     return (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
@@ -49,26 +58,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let position_2 = first + FROM_3;
     let position_3 = first + FROM_3 + 1u;
     var best = 0u;
-    var best_value = x[position_0];
-    let value_1 = x[position_1];
+    var best_value = f32(x[position_0]);
+    let value_1 = f32(x[position_1]);
     if (is_better(value_1, best_value)) {
         best = 1u;
         best_value = value_1;
     }
-    let value_2 = x[position_2];
+    let value_2 = f32(x[position_2]);
     if (is_better(value_2, best_value)) {
         best = 2u;
         best_value = value_2;
     }
-    let value_3 = x[position_3];
+    let value_3 = f32(x[position_3]);
     if (is_better(value_3, best_value)) {
         best = 3u;
         best_value = value_3;
     }
-    let value = grad[i];
-    to[position_0] = select(0.0, value, best == 0u);
-    to[position_1] = select(0.0, value, best == 1u);
-    to[position_2] = select(0.0, value, best == 2u);
-    to[position_3] = select(0.0, value, best == 3u);
+    let value = f32(grad[i]);
+    write(position_0, select(0.0, value, best == 0u));
+    write(position_1, select(0.0, value, best == 1u));
+    write(position_2, select(0.0, value, best == 2u));
+    write(position_3, select(0.0, value, best == 3u));
     // end window
 }

@@ -1,8 +1,9 @@
-//! The passes in order: verify, gradients, inlining, simplification, fusion, plan.
+//! The passes in order: verify, gradients, inlining, simplification, fusion, precision, plan.
 
 use crate::attention::{Attention, without_foreign_gradients};
-use crate::fuse::Updates;
+use crate::fuse::{Fused, Updates};
 use crate::kernel::{BUFFERS_PER_KERNEL, KernelOp, Plan};
+use crate::precision::{Precision, store_halves};
 use crate::{EngineError, fuse, grad, lower, plan, simplify};
 use solstice_ir::{Graph, Node};
 use std::collections::BTreeSet;
@@ -12,11 +13,13 @@ use std::collections::BTreeSet;
 pub struct CompileOptions {
     /// Fuse elementwise nodes into their readers. Off, every elementwise node is a kernel of its own: slow, and what fusion is tested against.
     pub fuse: bool,
+    /// How floats lie in memory and are multiplied.
+    pub precision: Precision,
 }
 
 impl Default for CompileOptions {
     fn default() -> Self {
-        CompileOptions { fuse: true }
+        CompileOptions { fuse: true, precision: Precision::F32 }
     }
 }
 
@@ -45,20 +48,27 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<Stages, Engine
         true => {
             // Kernels are merged as if every new state took the place of the old one. Where another reader of the old one comes too late for that, a
             // kernel may need more buffers than a device binds: then without that.
-            let plan = fused(&graph.name, &simplified, Updates::InPlace);
-            let apart = || Some(fused(&graph.name, &simplified, Updates::Apart)).filter(fits);
+            let plan = fused(&graph.name, &simplified, Updates::InPlace, options.precision);
+            let apart = || Some(fused(&graph.name, &simplified, Updates::Apart, options.precision)).filter(fits);
             if fits(&plan) { plan } else { apart().unwrap_or(plan) }
         }
         false => {
             let mut fused = fuse::fuse(&simplified, false);
             plan::remove_dead_stores(&mut fused);
+            decide(&mut fused, options.precision);
             plan::plan(&graph.name, fused, false)
         }
     };
     Ok(Stages { grad, simplified, plan })
 }
 
-fn fused(name: &str, simplified: &Graph, updates: Updates) -> Plan {
+fn decide(fused: &mut Fused, precision: Precision) {
+    if precision == Precision::Mixed {
+        store_halves(fused);
+    }
+}
+
+fn fused(name: &str, simplified: &Graph, updates: Updates, precision: Precision) -> Plan {
     let mut fused = fuse::fuse(simplified, true);
     plan::remove_dead_stores(&mut fused);
     fuse::pack_scalars(&mut fused);
@@ -67,6 +77,7 @@ fn fused(name: &str, simplified: &Graph, updates: Updates) -> Plan {
     fuse::fuse_rows(&mut fused, updates);
     plan::remove_dead_stores(&mut fused);
     fuse::rematerialise(&mut fused);
+    decide(&mut fused, precision);
     plan::plan(name, fused, true)
 }
 

@@ -28,7 +28,7 @@ pub fn cost(plan: &Plan, op: &KernelOp) -> Cost {
         buffers.dedup();
         let bytes = |id: &BufferId| {
             let buffer = &plan.buffers[id.index()];
-            (buffer.elements.min(reach) * buffer.dtype.size()) as u64
+            (buffer.elements.min(reach) * buffer.element_bytes()) as u64
         };
         buffers.iter().map(bytes).sum()
     };

@@ -46,6 +46,18 @@ pub enum EngineError {
     /// No device answers to the request.
     #[error("{0}")]
     NoDevice(String),
+    /// A program in mixed precision on a device without f16.
+    #[error(
+        "`{program}` wants mixed precision, and {device} {why}: set `trainer.precision` to `f32`, or choose a GPU that `solstice devices` lists with f16"
+    )]
+    NoMixedPrecision {
+        /// Name of the plan.
+        program: String,
+        /// Which device.
+        device: String,
+        /// What it does instead.
+        why: String,
+    },
     /// The device cannot do what the program needs (limits), or failed.
     #[error("{device}: {message}")]
     Device {

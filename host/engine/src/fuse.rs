@@ -311,7 +311,7 @@ impl<'a> Fuser<'a> {
     }
 
     fn new_buffer(&mut self, kind: BufferKind, dtype: DType, elements: usize) -> BufferId {
-        self.fused.buffers.push(Buffer { kind, dtype, elements });
+        self.fused.buffers.push(Buffer { kind, dtype, elements, is_half: false });
         self.levels.push(0);
         self.writers.push(None);
         BufferId(self.fused.buffers.len() as u32 - 1)

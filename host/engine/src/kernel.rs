@@ -46,7 +46,8 @@ pub enum BufferKind {
     Output(usize),
 }
 
-/// A dense row-major array of `elements` elements. Every element is a 32-bit word but for `U8`, which is packed bytes (padded to whole words).
+/// A dense row-major array of `elements` elements. Every element is a 32-bit word but for `U8`, which is packed bytes, and for halves (both padded to whole
+/// words).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {
     /// Where the memory is.
@@ -55,6 +56,21 @@ pub struct Buffer {
     pub dtype: DType,
     /// Number of elements; may be 0.
     pub elements: usize,
+    /// The elements are f32 to the kernels and f16 in memory: rounded when they are written, infinite from 65520 on. Scratch memory alone; `precision.rs`
+    /// says which.
+    pub is_half: bool,
+}
+
+impl Buffer {
+    /// Bytes of an element in memory.
+    pub fn element_bytes(&self) -> usize {
+        if self.is_half { 2 } else { self.dtype.size() }
+    }
+
+    /// Bytes of all elements.
+    pub fn bytes(&self) -> usize {
+        self.elements * self.element_bytes()
+    }
 }
 
 /// A window on a buffer: element `i` of the kernel's iteration space is at `offset + sum(i[axis] * strides[axis])`. Strides may be 0 (broadcast) or
@@ -513,6 +529,13 @@ pub struct Plan {
     pub states: Vec<StatePort>,
     /// Results.
     pub outputs: Vec<Port>,
+}
+
+impl Plan {
+    /// True when some of its memory holds f16 numbers.
+    pub fn is_mixed(&self) -> bool {
+        self.buffers.iter().any(|buffer| buffer.is_half)
+    }
 }
 
 impl KernelOp {

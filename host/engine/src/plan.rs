@@ -251,7 +251,7 @@ pub(crate) fn map_buffers(op: &mut KernelOp, to: &dyn Fn(BufferId) -> BufferId) 
 
 fn scratch_bytes(fused: &Fused, buffer: usize) -> usize {
     match fused.buffers[buffer].kind {
-        BufferKind::Scratch { .. } => (fused.buffers[buffer].elements * fused.buffers[buffer].dtype.size()).next_multiple_of(4),
+        BufferKind::Scratch { .. } => fused.buffers[buffer].bytes().next_multiple_of(4),
         _ => 0,
     }
 }
@@ -390,8 +390,7 @@ fn assign_slots(fused: &mut Fused) -> Vec<usize> {
 impl Plan {
     /// Bytes of a buffer.
     pub fn buffer_bytes(&self, buffer: BufferId) -> usize {
-        let buffer = &self.buffers[buffer.index()];
-        buffer.elements * buffer.dtype.size()
+        self.buffers[buffer.index()].bytes()
     }
 
     /// Bytes of all scratch slots.
@@ -416,6 +415,7 @@ impl Plan {
             BufferKind::Scalars => "scalars".into(),
             BufferKind::State(name) => name.clone(),
             BufferKind::Constant(_) => format!("const:{}", buffer.0),
+            BufferKind::Scratch { slot } if self.buffers[buffer.index()].is_half => format!("%{}:f16@{slot}", buffer.0),
             BufferKind::Scratch { slot } => format!("%{}@{slot}", buffer.0),
             BufferKind::Output(index) => format!("out:{}", self.outputs[*index].name),
         }

@@ -319,7 +319,7 @@ fn run_on(
     fuse: bool,
 ) -> Result<BTreeMap<String, Values>, String> {
     let told = |error: solstice_engine::EngineError| format!("fuse {fuse}: {error}");
-    let plan = compile(graph, &CompileOptions { fuse }).map_err(told)?.plan;
+    let plan = compile(graph, &CompileOptions { fuse, ..CompileOptions::default() }).map_err(told)?.plan;
     let ports = plan.outputs.clone();
     let program = session.load(plan).map_err(told)?;
     let bytes: Vec<(&str, Vec<u8>)> = inputs.iter().map(|(name, values)| (name.as_str(), bytes_of(values))).collect();

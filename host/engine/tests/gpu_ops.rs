@@ -496,7 +496,7 @@ impl PlanBuilder {
     }
 
     fn buffer(&mut self, kind: BufferKind, dtype: DType, elements: usize) -> BufferId {
-        self.plan.buffers.push(Buffer { kind, dtype, elements });
+        self.plan.buffers.push(Buffer { kind, dtype, elements, is_half: false });
         BufferId(self.plan.buffers.len() as u32 - 1)
     }
 

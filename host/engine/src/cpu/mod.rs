@@ -138,6 +138,10 @@ impl Runtime for CpuRuntime {
     }
 
     fn load(&mut self, plan: Arc<Plan>) -> Result<ProgramId, EngineError> {
+        if plan.is_mixed() {
+            let (device, why) = ("the CPU device".into(), "computes in f32 alone".into());
+            return Err(EngineError::NoMixedPrecision { program: plan.name.clone(), device, why });
+        }
         for (slot, &bytes) in plan.slots.iter().enumerate() {
             if slot == self.slots.len() {
                 self.slots.push(self.units.add(Words::default()));

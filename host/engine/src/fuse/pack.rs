@@ -46,7 +46,12 @@ pub(crate) fn pack_scalars(fused: &mut Fused) {
     }
     chosen.sort_unstable();
     let packed = BufferId(fused.buffers.len() as u32);
-    fused.buffers.push(Buffer { kind: BufferKind::Scratch { slot: usize::MAX }, dtype: DType::F32, elements: chosen.len() });
+    fused.buffers.push(Buffer {
+        kind: BufferKind::Scratch { slot: usize::MAX },
+        dtype: DType::F32,
+        elements: chosen.len(),
+        is_half: false,
+    });
     fused.unordered.insert(packed);
     let place_of: HashMap<BufferId, usize> = chosen.iter().enumerate().map(|(place, (_, buffer))| (*buffer, place)).collect();
     let moved = |view: &mut View| {

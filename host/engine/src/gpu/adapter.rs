@@ -62,11 +62,12 @@ fn described(handle: wgpu::Adapter) -> Adapter {
         driver: [info.driver, info.driver_info].join(" ").trim().to_owned(),
         is_software: info.device_type == wgpu::DeviceType::Cpu,
         limits: format!(
-            "tensors up to {} MiB, {} buffers a kernel, subgroups of {} to {}",
+            "tensors up to {} MiB, {} buffers a kernel, subgroups of {} to {}, {}",
             mebibytes(limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)),
             limits.max_storage_buffers_per_shader_stage,
             info.subgroup_min_size,
-            info.subgroup_max_size
+            info.subgroup_max_size,
+            if handle.features().contains(wgpu::Features::SHADER_F16) { "f16" } else { "no f16" }
         ),
         handle,
     }
@@ -82,6 +83,7 @@ pub(super) fn target(adapter: &wgpu::Adapter, sources: &Sources) -> Target {
         loop_steps_max: if is_software { 60_000 } else { usize::MAX },
         subgroup_size: if has_subgroups { info.subgroup_min_size as usize } else { 1 },
         storage_buffers_max: limits.max_storage_buffers_per_shader_stage as usize,
+        has_f16: adapter.features().contains(wgpu::Features::SHADER_F16),
         groups_max: limits.max_compute_workgroups_per_dimension as usize,
         workgroup_bytes_max: limits.max_compute_workgroup_storage_size as usize,
         tuning: Tuning::default(),

@@ -223,16 +223,20 @@ impl<'a, 'b> Operands<'a, 'b> {
     /// `load_{name}(entry, row, chunk)`.
     fn load(&mut self, name: &str, rows: &Rows) {
         let is_packed = rows.is_packed(self.batch);
-        let memory = self.bind(self.context.memory(rows.view.buffer), false, if is_packed { "vec4<f32>" } else { "f32" });
+        let element = self.context.element(rows.view.buffer);
+        let memory = self.bind(self.context.memory(rows.view.buffer), false, &array_of(element, is_packed));
+        // A half becomes f32 on the way.
+        let widened = |ty: &str, value: String| if element == "f16" { format!("{ty}({value})") } else { value };
         let start = self.start(&rows.view);
         self.line(format_args!("fn load_{name}(entry: u32, row: u32, chunk: u32) -> vec4<f32> {{\nlet start = {start};"));
         if is_packed {
-            self.line(format_args!("return {memory}[(start >> 2u) + chunk];\n}}"));
+            self.line(format_args!("return {};\n}}", widened("vec4<f32>", format!("{memory}[(start >> 2u) + chunk]"))));
             return;
         }
         let (stride, columns) = (rows.view.column_stride as u32, rows.columns);
         self.line(format_args!("var value = vec4<f32>();\nfor (var i = 0u; i < 4u; i = i + 1u) {{\nlet column = chunk * 4u + i;"));
-        self.line(format_args!("if (column < {columns}u) {{\nvalue[i] = {memory}[start + column * {stride}u];\n}}\n}}\nreturn value;\n}}"));
+        let value = widened("f32", format!("{memory}[start + column * {stride}u]"));
+        self.line(format_args!("if (column < {columns}u) {{\nvalue[i] = {value};\n}}\n}}\nreturn value;\n}}"));
     }
 
     /// `store_{name}(entry, row, chunk, value)` for each result; those in one piece of memory share its binding.
@@ -241,10 +245,11 @@ impl<'a, 'b> Operands<'a, 'b> {
         let mut names: Vec<(Memory, String)> = Vec::new();
         for (name, rows) in results {
             let piece = self.context.memory(rows.view.buffer);
+            let element = self.context.element(rows.view.buffer);
             let memory = match names.iter().find(|(known, _)| *known == piece) {
                 Some((_, name)) => name.clone(),
                 None => {
-                    let name = self.bind(piece, true, if is_packed { "vec4<f32>" } else { "f32" });
+                    let name = self.bind(piece, true, &array_of(element, is_packed));
                     names.push((piece, name.clone()));
                     name
                 }
@@ -252,12 +257,14 @@ impl<'a, 'b> Operands<'a, 'b> {
             let start = self.start(&rows.view);
             self.line(format_args!("fn store_{name}(entry: u32, row: u32, chunk: u32, value: vec4<f32>) {{\nlet start = {start};"));
             if is_packed {
-                self.line(format_args!("{memory}[(start >> 2u) + chunk] = value;\n}}"));
+                let value = if element == "f16" { "half4_of(value)" } else { "value" };
+                self.line(format_args!("{memory}[(start >> 2u) + chunk] = {value};\n}}"));
                 continue;
             }
             let (stride, columns) = (rows.view.column_stride as u32, rows.columns);
             self.line(format_args!("for (var i = 0u; i < 4u; i = i + 1u) {{\nlet column = chunk * 4u + i;"));
-            self.line(format_args!("if (column < {columns}u) {{\n{memory}[start + column * {stride}u] = value[i];\n}}\n}}\n}}"));
+            let value = if element == "f16" { "half_of(value[i])" } else { "value[i]" };
+            self.line(format_args!("if (column < {columns}u) {{\n{memory}[start + column * {stride}u] = {value};\n}}\n}}\n}}"));
         }
     }
 
@@ -268,9 +275,14 @@ impl<'a, 'b> Operands<'a, 'b> {
                 self.line(format_args!("var<workgroup> tile_{name}: array<vec4<f32>, {}>;", TILE_ROWS * chunks));
             }
         }
-        self.text += &library(self.context.sources(), body);
+        self.text += &library(self.context.sources(), &format!("{}{body}", self.text));
         Finished { bindings: self.bindings, text: self.text }
     }
+}
+
+/// What a binding is an array of.
+fn array_of(element: &str, is_packed: bool) -> String {
+    if is_packed { format!("vec4<{element}>") } else { element.to_owned() }
 }
 
 /// The loop over the other side: `block` writes what happens with [`Fetch::rows_at_once`] rows from row `other` on.

@@ -7,7 +7,7 @@
 mod subgroup;
 mod tiles;
 
-use crate::gpu::emit::Emitter;
+use crate::gpu::emit::{Emitter, write_function};
 use crate::gpu::launch::{Binding, Context, count_u32};
 use crate::gpu::map;
 use crate::gpu::reduce::{Target as Reduced, chunked};
@@ -103,6 +103,8 @@ struct Product<'a> {
     has_quads: bool,
     from: [BufferId; 2],
     to: BufferId,
+    /// The factors are rounded to f16, because some of what the product reads or makes is f16 in memory. Sums stay f32.
+    is_half: bool,
     epilogue: Option<&'a Epilogue>,
 }
 
@@ -123,7 +125,8 @@ impl Product<'_> {
         };
         let [batches, rows, columns, inner] = [self.batches, self.rows, self.columns, self.inner].map(usize::next_power_of_two);
         let epilogue = if self.epilogue.is_some() { " with an epilogue" } else { "" };
-        format!("{family} {} {} {} {batches}x{rows}x{columns}x{inner}{epilogue}", self.form, way(0), way(1))
+        let half = if self.is_half { " of f16" } else { "" };
+        format!("{family} {} {} {} {batches}x{rows}x{columns}x{inner}{half}{epilogue}", self.form, way(0), way(1))
     }
 }
 
@@ -183,21 +186,31 @@ fn is_allowed(context: &Context, product: &Product, choice: &Choice) -> bool {
 
 fn product<'a>(context: &Context, op: &'a KernelOp) -> Result<Product<'a>, String> {
     match op {
-        KernelOp::Dot { .. } => Ok(dot(op)),
+        KernelOp::Dot { .. } => Ok(dot(context, op)),
         _ => convolution(context, op),
     }
 }
 
-fn dot(op: &KernelOp) -> Product<'_> {
+/// True when the factors of a product are rounded to f16.
+fn is_half(context: &Context, from: [BufferId; 2], to: BufferId) -> bool {
+    from.iter().chain([&to]).any(|buffer| context.buffer(*buffer).is_half)
+}
+
+fn dot<'a>(context: &Context, op: &'a KernelOp) -> Product<'a> {
     let KernelOp::Dot { batch, rows, columns, inner, lhs, rhs, to, epilogue } = op else { unreachable!("the caller matched a dot") };
+    let is_half = is_half(context, [lhs.buffer, rhs.buffer], *to);
     let vectors = [
         matrix_vector(lhs, lhs.column_stride, lhs.row_stride, batch, *inner, *rows),
         matrix_vector(rhs, rhs.row_stride, rhs.column_stride, batch, *inner, *columns),
     ];
-    let mut operands = load_functions("lhs", 0, vectors[0]) + &load_functions("rhs", 1, vectors[1]);
+    let load = |name: &str, binding: usize, view: &MatrixView| {
+        load_functions(name, binding, vectors[binding], Element::of(context, view.buffer, is_half))
+    };
+    let mut operands = load("lhs", 0, lhs) + &load("rhs", 1, rhs);
     operands += &position_function("lhs", "row: u32, k: u32", lhs, batch, "row", "k");
     operands += &position_function("rhs", "k: u32, column: u32", rhs, batch, "k", "column");
     operands += "fn address(batch: u32, row: u32, column: u32) -> u32 {\nreturn (batch * ROWS + row) * COLUMNS + column;\n}\n";
+    operands += &library(context.sources(), &operands);
     Product {
         form: "dot_general",
         batches: element_count(batch),
@@ -211,6 +224,7 @@ fn dot(op: &KernelOp) -> Product<'_> {
         has_quads: columns.is_multiple_of(4),
         from: [lhs.buffer, rhs.buffer],
         to: *to,
+        is_half,
         epilogue: epilogue.as_deref(),
     }
 }
@@ -247,12 +261,21 @@ fn convolution<'a>(context: &Context, op: &'a KernelOp) -> Result<Product<'a>, S
         ConvolutionForm::WeightGrad => columns,
     };
     let vector = if is_row_contiguous { Vector::Inner } else { Vector::None };
+    let is_half = is_half(context, from, *to);
+    let [lhs, rhs] = from.map(|buffer| Element::of(context, buffer, is_half));
+    let rhs = format!(
+        "@group(0) @binding(1) var<storage, read> rhs: array<{}>;\nfn rhs_at(position: u32) -> f32 {{\nreturn {};\n}}\n",
+        rhs.memory(),
+        rhs.load("rhs[position]")
+    );
+    let lhs = load_functions("lhs", 0, vector, lhs);
     let mut template = Template::new(context.sources(), file)
         .count("CHANNELS", channels)
         .count("OUT_CHANNELS", out_channels)
         .count("GROUP_CHANNELS", group_channels)
         .count("GROUP_OUT", group_out)
-        .region("lhs", &load_functions("lhs", 0, vector));
+        .region("lhs", &format!("{lhs}{}", library(context.sources(), &format!("{lhs}{rhs}"))))
+        .region("rhs", &rhs);
     let low = padded(&geometry.low, 0);
     let (strides, dilation) = (padded(&geometry.strides, 1), padded(&geometry.dilation, 1));
     for axis in 0..3 {
@@ -279,6 +302,7 @@ fn convolution<'a>(context: &Context, op: &'a KernelOp) -> Result<Product<'a>, S
         has_quads: neighbours.is_multiple_of(4),
         from,
         to: *to,
+        is_half,
         epilogue: epilogue.as_deref(),
     })
 }
@@ -298,21 +322,69 @@ fn matrix_vector(view: &MatrixView, inner_stride: isize, across_stride: isize, b
     }
 }
 
+/// How an operand's elements lie in memory, and what becomes of them on the way into a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Element {
+    /// f32, taken as it is.
+    Single,
+    /// f32, rounded to f16.
+    Rounded,
+    /// f16.
+    Half,
+}
+
+impl Element {
+    fn of(context: &Context, buffer: BufferId, is_half: bool) -> Element {
+        match (context.buffer(buffer).is_half, is_half) {
+            (true, _) => Element::Half,
+            (false, true) => Element::Rounded,
+            (false, false) => Element::Single,
+        }
+    }
+
+    /// WGSL type in memory.
+    fn memory(self) -> &'static str {
+        if self == Element::Half { "f16" } else { "f32" }
+    }
+
+    /// The f32 value of an element in memory.
+    fn load(self, place: &str) -> String {
+        match self {
+            Element::Single => place.to_owned(),
+            Element::Rounded => format!("rounded_of({place})"),
+            Element::Half => format!("f32({place})"),
+        }
+    }
+
+    /// The same of four neighbours.
+    fn load4(self, place: &str) -> String {
+        match self {
+            Element::Single => place.to_owned(),
+            Element::Rounded => format!("rounded4_of({place})"),
+            Element::Half => format!("vec4<f32>({place})"),
+        }
+    }
+}
+
 /// Binding and load functions of an operand over its `_position` function.
-fn load_functions(name: &str, binding: usize, vector: Vector) -> String {
+fn load_functions(name: &str, binding: usize, vector: Vector, element: Element) -> String {
     let parameters = if name == "lhs" { "batch: u32, row: u32, k: u32" } else { "batch: u32, k: u32, column: u32" };
     let arguments = if name == "lhs" { "batch, row, k" } else { "batch, k, column" };
     let position = format!("{name}_position({arguments})");
+    let memory = element.memory();
     if vector == Vector::None {
+        let value = element.load(&format!("{name}[{position}]"));
         return format!(
-            "@group(0) @binding({binding}) var<storage, read> {name}: array<f32>;\n\
-             fn load_{name}({parameters}) -> f32 {{\nreturn {name}[{position}];\n}}\n"
+            "@group(0) @binding({binding}) var<storage, read> {name}: array<{memory}>;\n\
+             fn load_{name}({parameters}) -> f32 {{\nreturn {value};\n}}\n"
         );
     }
+    let (four, one) =
+        (element.load4(&format!("{name}[{position} >> 2u]")), element.load(&format!("{name}[position >> 2u][position & 3u]")));
     format!(
-        "@group(0) @binding({binding}) var<storage, read> {name}: array<vec4<f32>>;\n\
-         fn load_{name}4({parameters}) -> vec4<f32> {{\nreturn {name}[{position} >> 2u];\n}}\n\
-         fn load_{name}({parameters}) -> f32 {{\nlet position = {position};\nreturn {name}[position >> 2u][position & 3u];\n}}\n"
+        "@group(0) @binding({binding}) var<storage, read> {name}: array<vec4<{memory}>>;\n\
+         fn load_{name}4({parameters}) -> vec4<f32> {{\nreturn {four};\n}}\n\
+         fn load_{name}({parameters}) -> f32 {{\nlet position = {position};\nreturn {one};\n}}\n"
     )
 }
 
@@ -373,7 +445,7 @@ fn launch(
         }
         _ => {
             bindings.push(Binding { memory: partial, is_written: true });
-            None
+            (splits == 1).then(|| result_text(context, product.to, 2)).flatten()
         }
     };
     context.launch(label, bindings, groups, |groups_x| {
@@ -400,7 +472,10 @@ fn launch(
                 let (more, text) = epilogue_text(context, epilogue, 1, 1);
                 Reduced::Written(more, text)
             }
-            None => Reduced::Memory(to, 0),
+            None => match result_text(context, product.to, 1) {
+                Some(text) => Reduced::Written(vec![Binding { memory: to, is_written: true }], text),
+                None => Reduced::Memory(to, 0),
+            },
         };
         chunked(context, label, ReduceKind::Sum, DType::F32, splits, total, partial, target)?;
     }
@@ -408,6 +483,11 @@ fn launch(
         Some(epilogue) if fused.is_none() => map::emit(context, label, &epilogue.shape, &epilogue.body, &epilogue.stores_behind_product()),
         _ => Ok(()),
     }
+}
+
+/// Binding number `binding` and the text of `write` for a result without an epilogue; `None` where it is f32, as the skeletons write it by themselves.
+fn result_text(context: &Context, to: BufferId, binding: usize) -> Option<String> {
+    context.buffer(to).is_half.then(|| write_function(context, to, binding))
 }
 
 /// Instructions of an epilogue that a software adapter runs in the product's kernel: there it is written once for each accumulator of the tile.

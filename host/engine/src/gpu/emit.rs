@@ -4,10 +4,11 @@
 //! reduction), and how every view moves along them. Axes that all views cross in one stride are merged, so a contiguous kernel has no division left.
 //! Four neighbours share one `vec4` access where a view is packed and aligned, and one scalar access where it stands still; their arithmetic is written
 //! four times (WGSL has no overloading, and the compilers see scalars anyway). Shapes and strides are constants of the text; negative strides are
-//! written modulo 2^32, in which u32 arithmetic lives.
+//! written modulo 2^32, in which u32 arithmetic lives. Registers never hold f16: a load of a half widens it, a store rounds.
 
 use crate::gpu::launch::{Binding, Context, Memory, memory_type, register_type};
-use crate::kernel::{Body, Instruction, Register, View};
+use crate::gpu::template::library;
+use crate::kernel::{Body, BufferId, Instruction, Register, View};
 use solstice_ir::{BinaryOp, Compare, DType, UnaryOp, strides_of};
 use std::fmt::Write;
 
@@ -107,7 +108,7 @@ impl<'a> Emitter<'a> {
                 continue;
             }
             let dtype = context.buffer(view.buffer).dtype;
-            let declaration = emitter.declare(context.memory(view.buffer), is_written, memory_type(dtype));
+            let declaration = emitter.declare(context.memory(view.buffer), is_written, context.element(view.buffer));
             emitter.views.push((Some(Use { declaration, dtype }), view.offset));
         }
         emitter.views.push((None, 0));
@@ -123,6 +124,8 @@ impl<'a> Emitter<'a> {
         let declaration = &mut self.declarations[index];
         declaration.binding.is_written |= is_written;
         if declaration.element != element {
+            // Words of two types share memory, never halves and words: a kernel's scratch buffers stand in slots of their own.
+            assert!(declaration.element != "f16" && element != "f16", "a buffer of halves shares its memory with one of words");
             declaration.element = "u32";
         }
         index
@@ -248,7 +251,11 @@ impl<'a> Emitter<'a> {
             .map(|lane| {
                 let value = self.value(value, lane);
                 let word = if dtype == DType::Bool { format!("select(0u, 1u, {value})") } else { value.to_owned() };
-                if element == memory_type(dtype) { word } else { format!("bitcast<{element}>({word})") }
+                match element {
+                    "f16" => format!("half_of({word})"),
+                    _ if element == memory_type(dtype) => word,
+                    _ => format!("bitcast<{element}>({word})"),
+                }
             })
             .collect();
         if is_packed {
@@ -367,7 +374,11 @@ impl<'a> Emitter<'a> {
         let lanes = if motion == Motion::Still { 1 } else { self.width };
         let from_memory = |word: String| {
             let wanted = memory_type(dtype);
-            let word = if element == wanted { word } else { format!("bitcast<{wanted}>({word})") };
+            let word = match element {
+                "f16" => format!("f32({word})"),
+                _ if element == wanted => word,
+                _ => format!("bitcast<{wanted}>({word})"),
+            };
             if dtype == DType::Bool { format!("({word} != 0u)") } else { word }
         };
         if stored == DType::U8 {
@@ -430,6 +441,16 @@ fn merged(variable: &'static str, shape: &[usize], axes: &[usize], views: &[&[is
         }
     }
     group
+}
+
+/// The declaration of a dense f32 result at a binding, and the function `write(position, value)` over it.
+pub fn write_function(context: &Context, to: BufferId, binding: usize) -> String {
+    let (element, value) = if context.buffer(to).is_half { ("f16", "half_of(value)") } else { ("f32", "value") };
+    let text = format!(
+        "@group(0) @binding({binding}) var<storage, read_write> to: array<{element}>;\n\
+         fn write(position: u32, value: f32) {{\nto[position] = {value};\n}}\n"
+    );
+    library(context.sources(), &text) + &text
 }
 
 /// A constant of a register.

@@ -5,6 +5,7 @@
 //! binds buffers for. Second launches of members (long reductions) are joined in the same way behind the first ones.
 
 use crate::gpu::launch::{Binding, Context, Step};
+use crate::gpu::sources::is_directive;
 use crate::gpu::template::library_names;
 use crate::kernel::Kernel;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -97,7 +98,8 @@ impl Joined {
         }
         let mut joined = self.clone();
         let member = self.ends.len();
-        let declarations = declarations(wgsl);
+        let mut declarations = declarations(wgsl);
+        declarations.retain(|text| !is_directive(text));
         // An alias is written out.
         let alias = |text: &String| {
             let ty = text.strip_prefix("alias ")?.split(" = ").nth(1)?.trim_end_matches(';').to_owned();

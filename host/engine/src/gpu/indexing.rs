@@ -1,6 +1,6 @@
 //! Kernels that look elements up: windows, arg reductions, gathers, scatters and blocks at runtime starts. Each is a file of `/shaders` with its sizes set.
 
-use crate::gpu::emit::{constant, convert};
+use crate::gpu::emit::{constant, convert, write_function};
 use crate::gpu::launch::{Binding, Context, count_u32, memory_type};
 use crate::gpu::reduce::monoid;
 use crate::gpu::template::{Template, library};
@@ -19,7 +19,7 @@ pub fn reduce_arg(context: &mut Context, label: &str, op: &KernelOp) -> Result<(
     let is_shared = if context.target.is_software { *n > 16384 } else { *n >= 256 && outputs < 65536 };
     let lanes = if is_shared { 64 } else { 1 };
     check_steps(context, n.div_ceil(lanes))?;
-    let element = memory_type(*dtype);
+    let (element, stored) = (memory_type(*dtype), context.element(*from));
     let is_nan = format!("fn is_nan(x: {element}) -> bool {{\nreturn false;\n}}");
     let is_nan = if *dtype == DType::F32 { library(context.sources(), "is_nan(x)") } else { is_nan };
     let bindings = vec![context.read(*from), context.write(*to)];
@@ -27,6 +27,7 @@ pub fn reduce_arg(context: &mut Context, label: &str, op: &KernelOp) -> Result<(
     context.launch(label, bindings, (outputs * lanes).div_ceil(64), |groups_x| {
         Template::new(sources, "reduce_arg")
             .alias("T", element)
+            .alias("S", stored)
             .count("OUTPUTS", outputs)
             .count("LENGTH", *n)
             .count("INNER", *inner)
@@ -61,12 +62,14 @@ pub fn window(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), S
             let functions = library(context.sources(), &functions) + &functions;
             let unrolled = (axes.iter().all(WindowAxis::is_unpadded) && element_count(&window.size) <= WINDOW_UNROLLED_MAX).then(|| {
                 let first = "let first = ((start_0 * FROM_1 + start_1) * FROM_2 + start_2) * FROM_3 + start_3;\n".to_owned();
-                offsets(&axes).iter().fold(first, |text, offset| text + &format!("total = combine(total, source[first + {offset}u]);\n"))
+                offsets(&axes).iter().fold(first, |text, offset| text + &format!("total = combine(total, f32(source[first + {offset}u]));\n"))
             });
             let bindings = vec![context.read(*from), context.write(*to)];
-            let sources = context.sources();
+            let (sources, write, stored) = (context.sources(), write_function(context, *to, 1), context.element(*from));
             context.launch(label, bindings, count.div_ceil(64), |groups_x| {
                 let template = Template::new(sources, "reduce_window")
+                    .alias("S", stored)
+                    .region("write", &write)
                     .count("COUNT", count)
                     .count("GROUPS_X", groups_x)
                     .region("functions", &functions);
@@ -86,9 +89,13 @@ pub fn window(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), S
             check_steps(context, 2 * windows * element_count(&window.size))?;
             let (count, _) = (count_u32(x_shape)?, count_u32(windows_shape)?);
             let bindings = vec![context.read(*x), context.read(*grad), context.write(*to)];
-            let sources = context.sources();
+            let (sources, write) = (context.sources(), write_function(context, *to, 2));
+            let stored = [*x, *grad].map(|buffer| context.element(buffer));
             context.launch(label, bindings, count.div_ceil(64), |groups_x| {
                 let template = Template::new(sources, "select_and_scatter")
+                    .alias("X", stored[0])
+                    .alias("G", stored[1])
+                    .region("write", &write)
                     .count("COUNT", count)
                     .count("GROUPS_X", groups_x)
                     .flag("IS_MAX", *kind == ReduceKind::Max);
@@ -167,19 +174,23 @@ fn select_tiled(context: &mut Context, label: &str, op: &KernelOp, axes: &[Windo
     for (element, offset) in offsets.iter().enumerate() {
         let _ = writeln!(text, "let position_{element} = first + {offset}u;");
     }
-    text += "var best = 0u;\nvar best_value = x[position_0];\n";
+    text += "var best = 0u;\nvar best_value = f32(x[position_0]);\n";
     for element in 1..elements {
-        let _ = writeln!(text, "let value_{element} = x[position_{element}];");
+        let _ = writeln!(text, "let value_{element} = f32(x[position_{element}]);");
         let _ = writeln!(text, "if (is_better(value_{element}, best_value)) {{\nbest = {element}u;\nbest_value = value_{element};\n}}");
     }
-    text += "let value = grad[i];\n";
+    text += "let value = f32(grad[i]);\n";
     for element in 0..elements {
-        let _ = writeln!(text, "to[position_{element}] = select(0.0, value, best == {element}u);");
+        let _ = writeln!(text, "write(position_{element}, select(0.0, value, best == {element}u));");
     }
     let bindings = vec![context.read(*x), context.read(*grad), context.write(*to)];
-    let sources = context.sources();
+    let (sources, write) = (context.sources(), write_function(context, *to, 2));
+    let stored = [*x, *grad].map(|buffer| context.element(buffer));
     context.launch(label, bindings, count.div_ceil(64), |groups_x| {
         let mut template = Template::new(sources, "select_and_scatter_tiled")
+            .alias("X", stored[0])
+            .alias("G", stored[1])
+            .region("write", &write)
             .count("COUNT", count)
             .count("GROUPS_X", groups_x)
             .flag("IS_MAX", *kind == ReduceKind::Max)

@@ -5,11 +5,12 @@ use super::launch::{Step, Target, launches};
 use crate::Plan;
 use wgpu::naga;
 
-/// Label and text of every launch of a plan, for a GPU with WebGPU's smallest limits.
+/// Label and text of every launch of a plan, for a GPU with WebGPU's smallest limits, and with f16 where the plan wants it.
 ///
 /// Errors: one sentence when a kernel wants more than that.
 pub fn shaders(plan: &Plan, sources: &Sources) -> Result<Vec<(String, String)>, String> {
-    let steps = launches(plan, &Target::smallest(sources))?.steps.into_iter();
+    let target = Target { has_f16: plan.is_mixed(), ..Target::smallest(sources) };
+    let steps = launches(plan, &target)?.steps.into_iter();
     Ok(steps
         .filter_map(|step| match step {
             Step::Launch { label, wgsl, .. } => Some((label, wgsl)),

@@ -23,6 +23,8 @@ pub struct Target {
     /// Most passes through loops, all loops of an invocation together. llvmpipe leaves its loops after 65535 passes without a word
     /// (`LP_MAX_TGSI_LOOP_ITERATIONS` in Mesa's src/gallium/auxiliary/gallivm).
     pub loop_steps_max: usize,
+    /// Kernels may hold and compute f16 numbers.
+    pub has_f16: bool,
     /// Bytes of workgroup memory that one kernel may have.
     pub workgroup_bytes_max: usize,
     /// What was measured on this adapter; where it says nothing, rules of thumb hold.
@@ -40,6 +42,7 @@ impl Target {
             storage_buffers_max: 8,
             groups_max: 65_535,
             loop_steps_max: usize::MAX,
+            has_f16: false,
             workgroup_bytes_max: 16_384,
             tuning: Tuning::default(),
             sources: sources.clone(),
@@ -137,13 +140,16 @@ pub fn pieces(plan: &Plan) -> (Vec<usize>, Vec<usize>) {
 
 /// Bytes of a buffer's elements, whole words.
 pub fn buffer_bytes(buffer: &Buffer) -> usize {
-    (buffer.elements * buffer.dtype.size()).next_multiple_of(4)
+    buffer.bytes().next_multiple_of(4)
 }
 
 /// All steps of a plan for a target.
 ///
 /// Errors: one sentence when a kernel wants more than the target can do.
 pub fn launches(plan: &Plan, target: &Target) -> Result<Launches, String> {
+    if plan.is_mixed() && !target.has_f16 {
+        return Err("the plan holds f16 numbers, which this target has not".into());
+    }
     let (piece_of, _) = pieces(plan);
     let mut context = Context { plan, piece_of: &piece_of, target, launches: Launches::default(), temporary_count: 0 };
     for (index, kernel) in plan.kernels.iter().enumerate() {
@@ -237,6 +243,11 @@ impl<'a> Context<'a> {
         &self.plan.buffers[id.index()]
     }
 
+    /// WGSL type of the buffer's elements in memory.
+    pub fn element(&self, id: BufferId) -> &'static str {
+        element_type(self.buffer(id))
+    }
+
     /// The memory of a buffer.
     pub fn memory(&self, id: BufferId) -> Memory {
         Memory::Piece(self.piece_of[id.index()])
@@ -297,7 +308,8 @@ impl<'a> Context<'a> {
         if rows > self.target.groups_max {
             return Err(format!("wants {groups} workgroups, more than the device starts at once"));
         }
-        let step = Step::Launch { label: label.to_owned(), wgsl: text(columns)?, bindings, grid: [columns as u32, rows as u32] };
+        let wgsl = enabled(text(columns)?);
+        let step = Step::Launch { label: label.to_owned(), wgsl, bindings, grid: [columns as u32, rows as u32] };
         self.launches.steps.push(step);
         Ok(())
     }
@@ -312,6 +324,19 @@ pub fn count_u32(shape: &[usize]) -> Result<usize, String> {
     if count > u32::MAX as usize - 65536 { Err(format!("{count} elements are more than 32 bits count")) } else { Ok(count) }
 }
 
+/// The text under the directives that it needs: WGSL wants them before everything else.
+fn enabled(wgsl: String) -> String {
+    if wgsl.contains("f16") { format!("{ENABLE_F16}\n{wgsl}") } else { wgsl }
+}
+
+/// The directive of texts with f16 numbers.
+pub const ENABLE_F16: &str = "enable f16;";
+
+/// WGSL type of an element of a buffer in memory.
+pub fn element_type(buffer: &Buffer) -> &'static str {
+    if buffer.is_half { "f16" } else { memory_type(buffer.dtype) }
+}
+
 /// WGSL type of an element in a register.
 pub fn register_type(dtype: DType) -> &'static str {
     match dtype {
@@ -322,7 +347,7 @@ pub fn register_type(dtype: DType) -> &'static str {
     }
 }
 
-/// WGSL type of an element in memory.
+/// WGSL type of an element in memory that is not a half.
 pub fn memory_type(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 => "f32",

@@ -30,6 +30,10 @@ const RESULTS_KEPT: usize = 64;
 /// Buffers are made in multiples of this, so that four words at once never reach over the end.
 const PADDING: usize = 16;
 
+/// What is asked of an adapter that has it.
+const FEATURES: wgpu::Features =
+    wgpu::Features::SUBGROUP.union(wgpu::Features::SHADER_F16).union(Clock::FEATURES).union(Pipelines::FEATURES);
+
 /// A wgpu device with its state tensors and programs.
 pub struct GpuRuntime {
     device: wgpu::Device,
@@ -144,7 +148,7 @@ impl GpuRuntime {
         let limits = adapter.handle.limits();
         let request = wgpu::DeviceDescriptor {
             label: Some("solstice"),
-            required_features: adapter.handle.features() & (wgpu::Features::SUBGROUP | Clock::FEATURES | Pipelines::FEATURES),
+            required_features: adapter.handle.features() & FEATURES,
             required_limits: limits.clone(),
             ..Default::default()
         };
@@ -528,6 +532,10 @@ impl Runtime for GpuRuntime {
 
     fn load(&mut self, plan: Arc<Plan>) -> Result<ProgramId, EngineError> {
         self.check_states(&plan)?;
+        if plan.is_mixed() && !self.target.has_f16 {
+            let (device, why) = (format!("the adapter {}", self.name), "has no f16 arithmetic".into());
+            return Err(EngineError::NoMixedPrecision { program: plan.name.clone(), device, why });
+        }
         let Launches { steps, kernel_of, temporaries } = launches(&plan, &self.target).map_err(|message| self.error(message))?;
         let (piece_of, piece_bytes) = pieces(&plan);
         let mut slots = std::mem::take(&mut self.slots);

@@ -26,6 +26,7 @@ shader_files![
     "dynamic_slice",
     "dynamic_update_slice",
     "gather",
+    "lib/half",
     "lib/math",
     "lib/threefry",
     "map",
@@ -40,7 +41,7 @@ shader_files![
 ];
 
 /// The files that hold functions for the generated kernels, and nothing else.
-pub(super) const LIBRARY: [&str; 2] = ["lib/math", "lib/threefry"];
+pub(super) const LIBRARY: [&str; 3] = ["lib/half", "lib/math", "lib/threefry"];
 
 /// The text of every shader file. Cheap to clone.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -157,8 +158,14 @@ pub(super) fn code_of(line: &str) -> &str {
     line.split("//").next().unwrap_or_default().trim_end()
 }
 
+/// Behind the directives.
 fn first_code_line(text: &str) -> Option<usize> {
-    text.lines().position(|line| !code_of(line).trim().is_empty())
+    text.lines().position(|line| !code_of(line).trim().is_empty() && !is_directive(line))
+}
+
+/// True for the lines that WGSL wants before all others, which are written anew for each kernel.
+pub(super) fn is_directive(line: &str) -> bool {
+    line.starts_with("enable ")
 }
 
 fn place(path: &Path, line: Option<usize>) -> String {

@@ -4,7 +4,7 @@
 //! `// end name`, which are replaced whole. WGSL's own `override` cannot change types, bindings or bodies, hence text. A name that is not in the file is
 //! an error of the text, since an edited file may have lost it. `sources.rs` has the files, `shaders.rs` in the tests walks them.
 
-use crate::gpu::sources::{LIBRARY, Sources, code_of};
+use crate::gpu::sources::{LIBRARY, Sources, code_of, is_directive};
 use std::fmt::Display;
 
 /// A shader on its way to its final text.
@@ -88,7 +88,7 @@ impl Template {
         let mut text = String::new();
         for line in &self.lines {
             let code = code_of(line);
-            if !code.trim().is_empty() {
+            if !code.trim().is_empty() && !is_directive(code) {
                 text.push_str(code);
                 text.push('\n');
             }
@@ -102,7 +102,7 @@ pub fn library(sources: &Sources, code: &str) -> String {
     let mut functions: Vec<(String, String)> = Vec::new();
     for name in LIBRARY {
         let (_, text) = sources.file(name);
-        for line in text.lines().map(code_of).filter(|line| !line.trim().is_empty()) {
+        for line in text.lines().map(code_of).filter(|line| !line.trim().is_empty() && !is_directive(line)) {
             match line.strip_prefix("fn ") {
                 Some(rest) => functions.push((rest.split('(').next().unwrap_or_default().to_owned(), format!("{line}\n"))),
                 None => {

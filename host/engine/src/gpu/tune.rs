@@ -188,7 +188,7 @@ fn alone(plan: &Plan, kernel: &Kernel) -> Plan {
             buffer.elements = 0;
         }
         buffer.kind = BufferKind::Scratch { slot: slots.len() };
-        slots.push((buffer.elements * buffer.dtype.size()).next_multiple_of(4));
+        slots.push(buffer.bytes().next_multiple_of(4));
     }
     Plan { name: kernel.label.clone(), buffers, slots, kernels: vec![kernel.clone()], ..Plan::default() }
 }

@@ -154,7 +154,9 @@ impl Case {
     }
 
     pub fn plan(&self, fuse: bool) -> Plan {
-        compile(&self.graph, &CompileOptions { fuse }).unwrap_or_else(|error| panic!("{error}\n{}", self.graph)).plan
+        compile(&self.graph, &CompileOptions { fuse, ..CompileOptions::default() })
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.graph))
+            .plan
     }
 
     /// What the oracle says; updates under the name of their state.

@@ -46,6 +46,7 @@ pub fn emit(
     let inner = quads_inner(product);
     let finish = |template: Template, groups_x: usize| {
         template
+            .alias("E", tile_element(product))
             .count("TILES_ROW", row_tiles)
             .count("TILES_COLUMN", column_tiles)
             .count("THREADS_ROW", threads[0])
@@ -60,7 +61,7 @@ pub fn emit(
             .region("first", &first(threads, quads))
             .region("keep", &keep(threads, quads))
             .region("next", &next(threads, quads))
-            .region("products", &products(quads))
+            .region("products", &products(product, quads))
             .region("last", &last(quads))
             .into_text()
     };
@@ -135,7 +136,13 @@ pub fn is_possible(context: &Context, product: &Product, threads: [usize; 2], qu
 
 fn workgroup_bytes(product: &Product, threads: [usize; 2], quads: [usize; 2]) -> usize {
     let inner = quads_inner(product);
-    (0..2).map(|side| STEP * 16 * (threads[side] * quads[side] + usize::from(inner[side]))).sum()
+    let quad_bytes = if product.is_half { 8 } else { 16 };
+    (0..2).map(|side| STEP * quad_bytes * (threads[side] * quads[side] + usize::from(inner[side]))).sum()
+}
+
+/// WGSL type of the factors in workgroup memory.
+fn tile_element(product: &Product) -> &'static str {
+    if product.is_half { "f16" } else { "f32" }
 }
 
 fn usual_parts(product: &Product, tiles: usize) -> usize {
@@ -200,13 +207,17 @@ fn next(threads: [usize; 2], quads: [usize; 2]) -> String {
         .collect()
 }
 
-fn products(quads: [usize; 2]) -> String {
+fn products(product: &Product, quads: [usize; 2]) -> String {
     let mut text = String::new();
+    // The product of two f16 is exact in f32.
+    let widened = |quad: String| if product.is_half { format!("vec4<f32>({quad})") } else { quad };
     for quad in 0..quads[0] {
-        let _ = writeln!(text, "let a_{quad} = lhs_tile[k * LHS_STRIDE + {quad}u * THREADS_ROW + thread_row];");
+        let a = widened(format!("lhs_tile[k * LHS_STRIDE + {quad}u * THREADS_ROW + thread_row]"));
+        let _ = writeln!(text, "let a_{quad} = {a};");
     }
     for quad in 0..quads[1] {
-        let _ = writeln!(text, "let b_{quad} = rhs_tile[k * RHS_STRIDE + {quad}u * THREADS_COLUMN + thread_column];");
+        let b = widened(format!("rhs_tile[k * RHS_STRIDE + {quad}u * THREADS_COLUMN + thread_column]"));
+        let _ = writeln!(text, "let b_{quad} = {b};");
     }
     for row in 0..4 * quads[0] {
         let a = format!("a_{}.{}", row / 4, ["x", "y", "z", "w"][row % 4]);
