@@ -1,9 +1,11 @@
 //! From a recipe to graphs: components found, settings validated by their plugins, the experiment traced with the others behind handles.
 
 use crate::loader::{CallbackHandle, Catalog, DatasetHandle, ExperimentHandle, LoggerHandle, Plugin, PluginError, TracedHandle};
+use crate::precision;
 use crate::recipe::{ComponentText, GroupRule, LISTS, Recipe, RecipeError, ResolvedComponent, ResolvedRecipe, set_field};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use solstice_engine::{CompileOptions, Precision};
 use solstice_ir::{Graph, Op, Parameter, Role, TensorType};
 use solstice_plugin_abi::wire::{Accumulate, DatasetSpec, Kind, ParamGroup, StepRequest, StepTrace, TraceRequest};
 use std::collections::BTreeMap;
@@ -174,7 +176,14 @@ impl Assembly {
                 None => Err(PluginError::unknown_component(slot, self.traced.keys().map(String::as_str))),
             }
         };
-        Ok(self.experiment.trace(entry, &request, &tracer)?)
+        let trace = self.experiment.trace(entry, &request, &tracer)?;
+        let is_scaled = trainer.precision == Precision::Mixed && entry == "train_step";
+        Ok(if is_scaled { precision::scaled(trace, split, accumulate) } else { trace })
+    }
+
+    /// How the recipe's steps are compiled.
+    pub fn compile_options(&self) -> CompileOptions {
+        CompileOptions { precision: self.resolved.trainer.precision, ..CompileOptions::default() }
     }
 }
 

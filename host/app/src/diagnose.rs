@@ -27,7 +27,7 @@ pub fn first_bad_tensor(run: &mut Run, steps: std::ops::Range<u64>) -> Result<Op
         let bytes = run.session.read_state(&parameter.name)?;
         session.write_state(&parameter.name, ty, &bytes)?;
     }
-    let program = session.load(compile(&watched.graph, &CompileOptions { fuse: false })?.plan)?;
+    let program = session.load(compile(&watched.graph, &CompileOptions { fuse: false, ..CompileOptions::default() })?.plan)?;
     for step in steps {
         let loaded = run.load_step(step)?;
         let (inputs, scalars) = run.step_inputs(step, &loaded);

@@ -13,6 +13,7 @@ use crate::side::Reload;
 use crate::timing::{self, Part, Profile};
 use crate::train::{Evaluated, Run, Stopwatch};
 use anyhow::{Context, Result};
+use solstice_engine::Precision;
 use solstice_ir::{DType, TensorType};
 use solstice_plugin_abi::Span;
 use solstice_plugin_abi::run::{Action, Event as Told, Moment, Position};
@@ -659,10 +660,15 @@ fn diverged(run: &mut Run, steps: std::ops::Range<u64>) -> Result<String> {
     let kept = "the last good state is saved";
     Ok(match diagnose::first_bad_tensor(run, steps.clone())? {
         Some(bad) => format!("not finite at step {}: first in {}; {kept}", bad.step + 1, bad.description),
-        None => format!(
-            "the loss or the gradients of a step between {} and {} were not finite (the step gave finite numbers when it was run again); {kept}",
-            steps.start + 1,
-            steps.end
-        ),
+        None => {
+            // The search is made in f32.
+            let again = match run.precision() {
+                Precision::F32 => "the step gave finite numbers when it was run again",
+                Precision::Mixed => {
+                    "in f32 the step gives finite numbers, so something is beyond f16, which ends at 65504: train with `trainer.precision: f32`"
+                }
+            };
+            format!("the loss or the gradients of a step between {} and {} were not finite ({again}); {kept}", steps.start + 1, steps.end)
+        }
     })
 }

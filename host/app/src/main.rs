@@ -15,6 +15,7 @@ mod model_graph;
 mod observers;
 mod outcome;
 mod pool;
+mod precision;
 mod probe;
 mod recipe;
 mod reload;

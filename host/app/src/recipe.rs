@@ -8,6 +8,7 @@ use ron::value::RawValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use solstice_engine::Precision;
 use solstice_plugin_abi::{Span, Unit, wire::Clip};
 use solstice_store::MonitorMode;
 use std::collections::BTreeMap;
@@ -140,6 +141,10 @@ pub struct Trainer {
     /// Also report the norms of gradients, weights and updates.
     #[serde(default = "yes")]
     pub norms: bool,
+    /// How activations are kept and multiplied: `f32`, or `mixed` for f16 with f32 sums, f32 weights and a loss scale that finds itself, on a GPU with f16.
+    #[serde(default)]
+    #[schemars(with = "schema::Precision")]
+    pub precision: Precision,
 }
 
 /// Settings for the parameters that a rule fits.
@@ -191,6 +196,17 @@ mod schema {
         Min,
         /// Higher is better: an accuracy.
         Max,
+    }
+
+    /// How activations are kept and multiplied.
+    #[derive(JsonSchema)]
+    #[schemars(rename_all = "lowercase")]
+    #[expect(dead_code, reason = "only its schema is wanted")]
+    pub enum Precision {
+        /// All floats in f32.
+        F32,
+        /// Large activations and their gradients in f16; sums, weights and optimizer state in f32; a dynamic loss scale.
+        Mixed,
     }
 
     /// How gradients are bounded.

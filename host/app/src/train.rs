@@ -9,7 +9,7 @@ use crate::weights::{self, InitOptions, WEIGHT_PREFIX};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use solstice_engine::random::threefry2x32;
-use solstice_engine::{CompileOptions, ProgramId, Session, compile, init, reference};
+use solstice_engine::{CompileOptions, Precision, ProgramId, Session, compile, init, reference};
 use solstice_ir::{DType, Graph, Init, Op, Role, TensorType};
 use solstice_plugin_abi::run::Entry;
 use solstice_plugin_abi::wire::{Accumulate, DatasetSpec, MetricPort, StepTrace};
@@ -31,6 +31,7 @@ pub struct SplitProgram {
     // Of a training step made of several batches: what runs for all but the last.
     gather: Option<ProgramId>,
     resident: bool,
+    options: CompileOptions,
     // Values of the runtime scalars of the graph that are not `run.*`.
     scalars: Vec<(String, u32)>,
 }
@@ -251,14 +252,15 @@ impl Run {
             live.extend(scalar_defaults(graph)?);
         }
         let resident = |data: &SplitData| is_resident(trainer, spec, data);
-        let mut train = SplitProgram::prepare("train", train_data, train_trace, batch_size, resident, &mut session, watch)?;
+        let options = assembly.compile_options();
+        let mut train = SplitProgram::prepare("train", train_data, train_trace, batch_size, options, resident, &mut session, watch)?;
         if let Some(gather) = &gather_trace {
             train.gather = Some(train.load(&gather.graph, batch_size, &mut session)?);
             watch.lap("compile");
         }
         let mut evaluations = vec![];
         for (split, data, trace) in evaluated {
-            evaluations.push(SplitProgram::prepare(&split, data, trace, batch_size, resident, &mut session, watch)?);
+            evaluations.push(SplitProgram::prepare(&split, data, trace, batch_size, options, resident, &mut session, watch)?);
         }
 
         let step_samples = batch_size * trainer.accumulate;
@@ -329,6 +331,11 @@ impl Run {
             *prefetch = Prefetch::start(&self.train.data, &self.order, self.batch_size, begin.step, self.loader_threads);
         }
         Ok(restored)
+    }
+
+    /// How its steps are compiled.
+    pub fn precision(&self) -> Precision {
+        self.train.options.precision
     }
 
     /// Live scalars and their values.
@@ -610,6 +617,7 @@ impl SplitProgram {
         data: SplitData,
         trace: StepTrace,
         batch_size: usize,
+        options: CompileOptions,
         resident: impl Fn(&SplitData) -> bool,
         session: &mut Session,
         watch: &mut Stopwatch,
@@ -627,7 +635,7 @@ impl SplitProgram {
             watch.lap("read data");
         }
         let mut prepared =
-            SplitProgram { split: split.into(), trace, data, program: ProgramId(0), gather: None, resident, scalars: vec![] };
+            SplitProgram { split: split.into(), trace, data, program: ProgramId(0), gather: None, resident, options, scalars: vec![] };
         prepared.program = prepared.load(&prepared.trace.graph, batch_size, session)?;
         watch.lap("compile");
         Ok(prepared)
@@ -640,7 +648,7 @@ impl SplitProgram {
 
     fn load(&self, graph: &Graph, batch_size: usize, session: &mut Session) -> Result<ProgramId> {
         let rewritten = self.resident.then(|| with_resident_tables(graph, &self.data.source, self.data.source_len, batch_size));
-        let plan = compile(rewritten.as_ref().unwrap_or(graph), &CompileOptions::default())?.plan;
+        let plan = compile(rewritten.as_ref().unwrap_or(graph), &self.options)?.plan;
         session.load(plan).with_context(|| format!("while preparing the `{}` program", self.split))
     }
 

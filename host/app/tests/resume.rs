@@ -81,10 +81,10 @@ fn worker_past(desk: &Desk, step: u64) -> Option<u32> {
     reader.info().ok()?.writer.filter(|_| saved).map(|writer| writer.pid)
 }
 
-fn killed_and_resumed_equals_undisturbed(device: &str, budget: &str, kill_at: u64) {
+fn killed_and_resumed_equals_undisturbed(device: &str, budget: &str, kill_at: u64, precision: &str) {
     let path = recipe("digits.ron");
-    let budget = format!("trainer.budget={budget}");
-    let command = ["train", &path, "--quiet", "--device", device, "--set", &budget];
+    let (budget, precision) = (format!("trainer.budget={budget}"), format!("trainer.precision={precision}"));
+    let command = ["train", &path, "--quiet", "--device", device, "--set", &budget, "--set", &precision];
     let whole = Desk::new();
     whole.run(&arguments(&command, &EVERYTHING)).expect(0);
     let parts = Desk::new();
@@ -103,12 +103,17 @@ fn killed_and_resumed_equals_undisturbed(device: &str, budget: &str, kill_at: u6
 #[test]
 fn a_killed_run_goes_on_to_the_byte() {
     // 15 steps of 48 samples make an epoch: the run is killed in its second epoch, between two reports and two evaluations.
-    killed_and_resumed_equals_undisturbed("cpu", "40st", 20);
+    killed_and_resumed_equals_undisturbed("cpu", "40st", 20, "f32");
 }
 
 #[test]
 fn a_killed_run_goes_on_to_the_byte_on_the_gpu() {
-    killed_and_resumed_equals_undisturbed("gpu", "12st", 5);
+    killed_and_resumed_equals_undisturbed("gpu", "12st", 5, "f32");
+}
+
+#[test]
+fn a_killed_run_in_mixed_precision_goes_on_to_the_byte() {
+    killed_and_resumed_equals_undisturbed("gpu", "12st", 5, "mixed");
 }
 
 #[test]

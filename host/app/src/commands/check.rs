@@ -8,7 +8,7 @@ use crate::outcome::{Exit, OrExit};
 use crate::train::{Begin, Run, Stopwatch};
 use anyhow::{Context, Result};
 use solstice_engine::gpu::Sources;
-use solstice_engine::{CompileOptions, Session, compile, gpu};
+use solstice_engine::{Session, compile, gpu};
 
 /// Checks part by part and prints a line for each; returns the exit code.
 pub fn run(args: &CheckArgs) -> Result<i32, Exit> {
@@ -29,7 +29,7 @@ pub fn run(args: &CheckArgs) -> Result<i32, Exit> {
     entries.extend(spec.splits.iter().filter(|split| split.name != "train").map(|split| ("eval_step", split.name.as_str())));
     for (entry, split) in entries {
         let trace = assembly.step(entry, split, &spec).or_exit(exit::USAGE)?;
-        let plan = compile(&trace.graph, &CompileOptions::default()).or_exit(exit::FAILED)?.plan;
+        let plan = compile(&trace.graph, &assembly.compile_options()).or_exit(exit::FAILED)?.plan;
         let shaders = gpu::shaders(&plan, &gpu::Sources::built_in()).map_err(anyhow::Error::msg).or_exit(exit::FAILED)?;
         for (label, wgsl) in &shaders {
             gpu::validate(wgsl)

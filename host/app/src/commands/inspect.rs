@@ -5,7 +5,7 @@ use crate::cli::{InspectArgs, Stage};
 use crate::outcome::exit;
 use crate::outcome::{Exit, OrExit};
 use anyhow::{Context, Result};
-use solstice_engine::{CompileOptions, compile, gpu};
+use solstice_engine::{compile, gpu};
 
 /// Prints the stage; returns the exit code. Shapes come from the data set, so it is opened.
 pub fn run(args: &InspectArgs) -> Result<i32, Exit> {
@@ -16,7 +16,7 @@ pub fn run(args: &InspectArgs) -> Result<i32, Exit> {
     let text = if args.stage == Stage::Traced {
         trace.graph.to_string()
     } else {
-        let stages = compile(&trace.graph, &CompileOptions::default()).context("the step does not compile").or_exit(exit::FAILED)?;
+        let stages = compile(&trace.graph, &assembly.compile_options()).context("the step does not compile").or_exit(exit::FAILED)?;
         match args.stage {
             Stage::Grad => stages.grad.to_string(),
             Stage::Simplified => stages.simplified.to_string(),

@@ -9,7 +9,7 @@ use crate::outcome::{Exit, OrExit};
 use crate::summary::{self, Step, components, summarise};
 use crate::train::{evaluation_splits, is_resident};
 use anyhow::Result;
-use solstice_engine::{CompileOptions, Plan, compile};
+use solstice_engine::{Plan, compile};
 use solstice_ir::Graph;
 use solstice_plugin_abi::wire::DatasetSpec;
 
@@ -44,6 +44,6 @@ fn compiled(assembly: &Assembly, spec: &DatasetSpec, entry: &str, split: &str) -
     let graph = assembly.step(entry, split, spec)?.graph;
     let rewritten =
         is_resident(trainer, spec, &data).then(|| with_resident_tables(&graph, &data.source, data.source_len, trainer.batch_size));
-    let plan = compile(rewritten.as_ref().unwrap_or(&graph), &CompileOptions::default())?.plan;
+    let plan = compile(rewritten.as_ref().unwrap_or(&graph), &assembly.compile_options())?.plan;
     Ok((split.to_owned(), graph, plan))
 }

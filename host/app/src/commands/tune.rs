@@ -7,7 +7,7 @@ use crate::outcome::{Exit, OrExit, exit};
 use anyhow::{Context, Result};
 use solstice_engine::device::{DeviceRequest, tune};
 use solstice_engine::gpu::{Measured, Sources};
-use solstice_engine::{CompileOptions, Plan, compile};
+use solstice_engine::{Plan, compile};
 
 /// Measures and prints a line a class of products; returns the exit code. Shapes come from the data set, so it is opened.
 pub fn run(args: &TuneArgs) -> Result<i32, Exit> {
@@ -18,7 +18,7 @@ pub fn run(args: &TuneArgs) -> Result<i32, Exit> {
     let mut plans: Vec<Plan> = vec![];
     for (entry, split) in entries {
         let trace = assembly.step(entry, split, &spec).or_exit(exit::USAGE)?;
-        plans.push(compile(&trace.graph, &CompileOptions::default()).context("the step does not compile").or_exit(exit::FAILED)?.plan);
+        plans.push(compile(&trace.graph, &assembly.compile_options()).context("the step does not compile").or_exit(exit::FAILED)?.plan);
     }
     let plans: Vec<&Plan> = plans.iter().collect();
     let request: DeviceRequest = args.recipe.device.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
