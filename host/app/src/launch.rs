@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use solstice_engine::device::{self, DeviceInfo, DeviceOptions, DeviceRequest};
 use solstice_engine::gpu::Sources;
-use solstice_engine::{Runtime, Session};
+use solstice_engine::{Precision, Runtime, Session};
 use solstice_plugin_abi::run::RunFacts;
 use solstice_plugin_abi::wire::DatasetSpec;
 use solstice_store::{
@@ -87,6 +87,9 @@ pub fn launch(launch: Launch, catalog: &Catalog, side: &SideDir, interrupted: &A
     let mut assembly = Assembly::new(&launch.recipe, catalog).or_exit(exit::USAGE)?;
     watch.lap("plugins");
     let (runtime, device) = open_device(&launch.device, &launch.shaders)?;
+    if assembly.resolved.trainer.precision == Precision::Mixed && !device.tensor_cores.is_empty() {
+        eprintln!("{}: {}", device.name, device.tensor_cores);
+    }
     watch.lap("device");
     let spec = assembly.open_data().or_exit(exit::DATA_MISSING)?;
     watch.lap("open data");
@@ -347,6 +350,7 @@ fn stamp(assembly: &Assembly, device: &DeviceInfo, shaders: &Sources) -> BTreeMa
         ("shaders", shaders_hash(shaders)),
         ("adapter", device.name.clone()),
         ("tuning", device.tuning.clone()),
+        ("tensor_cores", device.tensor_cores.clone()),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     parts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

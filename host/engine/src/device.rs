@@ -4,7 +4,7 @@
 //! device; they are used only when asked for.
 
 use crate::cpu::CpuRuntime;
-use crate::gpu::{self, Adapter, GpuRuntime, Measured, Sources, Tuning, adapters};
+use crate::gpu::{self, Adapter, GpuRuntime, Measured, Sources, TensorCores, Tuning, adapters};
 use crate::{DeviceCache, EngineError, Plan, Runtime};
 use std::convert::Infallible;
 use std::str::FromStr;
@@ -56,6 +56,8 @@ pub struct DeviceInfo {
     pub limits: String,
     /// Which measured choices its kernels follow; empty where rules of thumb do.
     pub tuning: String,
+    /// Whether mixed precision runs on tensor cores, or why not; empty where there are none or the device was not opened.
+    pub tensor_cores: String,
 }
 
 /// What a device is opened with.
@@ -91,7 +93,11 @@ pub fn open_with(request: &DeviceRequest, options: &DeviceOptions) -> Result<(Bo
     };
     let tuning = &runtime.target().tuning;
     let tuning = if tuning.is_empty() { String::new() } else { tuning.stamp() };
-    Ok((Box::new(runtime), DeviceInfo { tuning, ..adapter_info(&adapter) }))
+    let tensor_cores = match runtime.tensor_cores() {
+        TensorCores::Absent => String::new(),
+        told => told.to_string(),
+    };
+    Ok((Box::new(runtime), DeviceInfo { tuning, tensor_cores, ..adapter_info(&adapter) }))
 }
 
 /// Measures how the products of `plans` run best on the device, and keeps that in the options' cache for those who open it later. What is kept already stays,
@@ -190,6 +196,7 @@ fn cpu_info() -> DeviceInfo {
         threads,
         limits: format!("{threads} threads, tensors as large as memory"),
         tuning: String::new(),
+        tensor_cores: String::new(),
     }
 }
 
@@ -210,6 +217,7 @@ fn adapter_info(adapter: &Adapter) -> DeviceInfo {
         threads: 0,
         limits: adapter.limits.clone(),
         tuning: String::new(),
+        tensor_cores: String::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use device::{Case, Results, numbers_of, run};
 use models::{convnet, gpt, mlp, value};
 use solstice_engine::cost::cost;
 use solstice_engine::cpu::CpuRuntime;
-use solstice_engine::gpu::{GpuRuntime, Launches, Sources, Step, Target, adapters, launches, naga, shaders};
+use solstice_engine::gpu::{Choice, GpuRuntime, Launches, Sources, Step, Target, Tuning, adapters, choices, launches, naga, shaders};
 use solstice_engine::kernel::{AttentionPass, BufferId, BufferKind, KernelOp};
 use solstice_engine::loss_scale::{FIRST_SCALE, GOOD_STEPS, GROWTH_STEPS, OVERFLOWED, SCALE, StepPart, with_loss_scale};
 use solstice_engine::reference::Tensor;
@@ -51,7 +51,7 @@ fn families() -> [(&'static str, Box<dyn Runtime>); 3] {
 /// The nearest f16 number, ties to even.
 fn half(x: f32) -> f32 {
     let size = f64::from(x.abs());
-    if !(size < 65520.0) {
+    if x.is_nan() || size >= 65520.0 {
         return if x.is_nan() { x } else { x.signum() * f32::INFINITY };
     }
     let exponent = if size == 0.0 { -14.0 } else { size.log2().floor().max(-14.0) };
@@ -314,6 +314,61 @@ fn pooling_and_its_gradient_take_halves() {
     }
 }
 
+/// The composite of attention as a plugin's author makes it.
+fn attention(case: &mut Case, qkv: [NodeId; 3], causal: bool) -> NodeId {
+    let mut g = solstice_plugin_api::Graph::new("attention", true);
+    let inputs = [0, 1, 2].map(|index| g.input(&format!("x{index}"), case.graph.ty(qkv[index]).clone()));
+    let y = g.scaled_dot_product_attention(inputs[0], inputs[1], inputs[2], causal).expect("sizes fit");
+    g.output("y", y);
+    let graph = g.finish().expect("a sound graph");
+    let is_whole = |op: &Op| matches!(op, Op::Composite { name, .. } if name == "attention");
+    let node = graph.nodes.iter().find(|node| is_whole(&node.op)).expect("one composite");
+    case.op(node.op.clone(), &qkv)
+}
+
+#[test]
+fn attention_takes_halves_of_any_width() {
+    // Rows that are whole vectors, and rows that are none, with values too few to be halves beside queries and keys that are.
+    for (entries, queries, keys, dim, width, causal) in [(6, 64, 64, 32, 32, true), (4, 65, 70, 5, 3, false), (3, 100, 100, 6, 10, true)] {
+        let mut case = Case::new(&format!("{entries} x {queries}x{dim} * {keys}x{width}"), 9);
+        let operand = |case: &mut Case, name: &str, rows: usize, columns: usize| {
+            let x = case.input(name, &[entries, rows, columns]);
+            case.scaled(x, 0.7)
+        };
+        let qkv = [operand(&mut case, "q", queries, dim), operand(&mut case, "k", keys, dim), operand(&mut case, "v", keys, width)];
+        let y = attention(&mut case, qkv, causal);
+        let shown = case.scaled(y, 3.0);
+        case.output("y", shown);
+        let weight = case.input("weight", &[entries, queries, width]);
+        let product = case.mul(y, weight);
+        let loss = case.reduce(ReduceKind::Sum, product, &[0, 1, 2]);
+        let first = case.op(Op::Grad, &[&[loss], &qkv[..]].concat());
+        for (index, name) in ["dq", "dk", "dv"].iter().enumerate() {
+            let gradient = case.op(Op::Result { index }, &[first]);
+            let gradient = case.scaled(gradient, 0.3);
+            case.output(name, gradient);
+        }
+        let [single, mixed] = [Precision::F32, Precision::Mixed].map(|precision| plan_of(&case.graph, true, precision));
+        let is_half = |buffer: BufferId| mixed.buffers[buffer.index()].is_half;
+        let reads_halves = |op: &&KernelOp| matches!(op, KernelOp::Attention { qkv, .. } if is_half(qkv[0].buffer));
+        let attention: Vec<&KernelOp> = kernels(&mixed).into_iter().filter(reads_halves).collect();
+        assert_eq!(attention.len(), 2, "forward and gradient read halves\n{mixed}");
+        assert!(attention.iter().any(|op| op.writes().into_iter().any(is_half)), "and write some\n{mixed}");
+        for (family, runtime) in families() {
+            let found = run(runtime, &mixed, &case.values, 1);
+            let runtime = families().into_iter().find(|(name, _)| *name == family).expect("the same family").1;
+            let wanted = run(runtime, &single, &case.values, 1);
+            for (name, (ty, bytes)) in &wanted {
+                let (found, wanted) = (numbers_of(ty, &found[name].1), numbers_of(ty, bytes));
+                let norm = |values: Vec<f64>| values.into_iter().map(|value| value * value).sum::<f64>().sqrt();
+                let error = norm(found.iter().zip(&wanted).map(|(found, wanted)| found - wanted).collect()) / norm(wanted);
+                // Some roundings of half a unit on the way, of random sign.
+                assert!(error > 0.0 && error <= 3.0 * 2f64.powi(-11), "{} on {family}: `{name}` is off by {error:.1e}", case.graph.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn factors_are_rounded_and_sums_are_not() {
     // Factors that f16 does not hold; the product of two rounded ones is exact in f32, and so is a sum of few of them to f32's rounding.
@@ -398,12 +453,12 @@ fn activations_are_halves_and_what_must_be_exact_is_not() {
                 KernelOp::Attention { pass: AttentionPass::Forward { log_sums: Some(log_sums), .. }, .. } => {
                     assert!(!is_half(log_sums), "{name}: log sums");
                 }
-                KernelOp::Map { body, stores, .. } | KernelOp::Rows { body, stores, .. } => {
-                    // The optimizer's kernels read gradients of weights.
-                    if stores.iter().any(|store| is_state(&store.to.buffer)) {
-                        let halves = body.loads.iter().filter(|view| is_half(&view.buffer)).count();
-                        assert_eq!(halves, 0, "{name}: an update reads halves\n{plan}");
-                    }
+                // The optimizer's kernels read gradients of weights.
+                KernelOp::Map { body, stores, .. } | KernelOp::Rows { body, stores, .. }
+                    if stores.iter().any(|store| is_state(&store.to.buffer)) =>
+                {
+                    let halves = body.loads.iter().filter(|view| is_half(&view.buffer)).count();
+                    assert_eq!(halves, 0, "{name}: an update reads halves\n{plan}");
                 }
                 KernelOp::Dot { lhs, rhs, .. } => {
                     product_count += 1;
@@ -475,6 +530,94 @@ fn every_kernel_of_a_mixed_step_is_valid() {
     }
     let mixed = texts.iter().filter(|text| text.starts_with("enable f16;")).count();
     assert!(mixed > 100, "{mixed} of {} texts hold halves", texts.len());
+}
+
+/// `run` for every choice on tensor cores of every product of a plan.
+fn on_tensor_cores(plan: &Plan, mut each: impl FnMut(&str)) -> usize {
+    let target = Target {
+        has_f16: true,
+        has_tensor_cores: true,
+        subgroup_size: 32,
+        storage_buffers_max: 32,
+        workgroup_bytes_max: 32_768,
+        ..Target::smallest(&Sources::built_in())
+    };
+    let mut count = 0;
+    for (_, class, candidates) in choices(plan, &target).unwrap_or_else(|error| panic!("{error}")) {
+        for choice in candidates.into_iter().filter(|choice| matches!(choice, Choice::Cooperative { .. })) {
+            let tuned = Target { tuning: Tuning::default().with(&class, choice), ..target.clone() };
+            for step in launches(plan, &tuned).unwrap_or_else(|error| panic!("{error}")).steps {
+                if let Step::Launch { wgsl, .. } = step
+                    && wgsl.contains("coop_mat")
+                {
+                    each(&wgsl);
+                    count += 1;
+                }
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn every_form_on_tensor_cores_is_valid_down_to_spirv() {
+    let mut texts = BTreeSet::new();
+    let mut collect = |plan: &Plan| {
+        on_tensor_cores(plan, |wgsl| {
+            texts.insert(wgsl.to_owned());
+        })
+    };
+    // The models have convolutions in their three forms, epilogues, views of heads, thin results; products of every way to lie and with cut sums are here.
+    for (name, graph) in models() {
+        assert!(collect(&plan_of(&scaled(&graph), true, Precision::Mixed)) > 0, "{name}");
+    }
+    for (batch, rows, inner, columns) in [(1, 64, 64, 64), (2, 33, 65, 17), (1, 40, 3000, 48)] {
+        for ways in 0..4 {
+            let mut case = Case::new("forms", 1);
+            let shape = |is_turned: bool, a: usize, b: usize| if is_turned { [batch, b, a] } else { [batch, a, b] };
+            let (x, y) = (case.input("x", &shape(ways & 1 == 1, rows, inner)), case.input("y", &shape(ways & 2 == 2, inner, columns)));
+            let x = case.scaled(x, 2.0);
+            let dims =
+                DotDims { lhs_batch: vec![0], rhs_batch: vec![0], lhs_contract: vec![2 - (ways & 1)], rhs_contract: vec![1 + (ways >> 1)] };
+            let z = case.op(Op::DotGeneral { dims }, &[x, y]);
+            case.output("z", z);
+            assert!(collect(&plan_of(&case.graph, false, Precision::Mixed)) > 0, "{batch} x {rows}x{inner}x{columns}");
+        }
+    }
+    for text in &texts {
+        assert!(text.starts_with("enable f16;\nenable wgpu_cooperative_matrix;\n"), "{text}");
+        let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{}\n{text}", error.emit_to_string(text)));
+        let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
+        let info = validator.validate(&module).unwrap_or_else(|error| panic!("{}\n{text}", error.emit_to_string(text)));
+        let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
+        let words = naga::back::spv::write_vec(&module, &info, &options, None).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        // OpCooperativeMatrixMulAddKHR.
+        let mut at = 5;
+        let mut products = 0;
+        while at < words.len() {
+            products += usize::from(words[at] & 0xffff == 4459);
+            at += (words[at] >> 16) as usize;
+        }
+        assert_eq!(products, text.matches("coopMultiplyAdd(").count(), "{text}");
+    }
+    assert!(texts.len() > 50, "{} texts", texts.len());
+}
+
+#[test]
+fn tensor_cores_are_for_large_products_of_f16() {
+    let target = Target { has_f16: true, has_tensor_cores: true, subgroup_size: 32, ..Target::smallest(&Sources::built_in()) };
+    let first = |plan: &Plan, target: &Target| -> Vec<Choice> {
+        let all = choices(plan, target).unwrap_or_else(|error| panic!("{error}"));
+        all.into_iter().map(|(_, _, candidates)| candidates[0]).collect()
+    };
+    let is_on_them = |choice: &Choice| matches!(choice, Choice::Cooperative { .. });
+    let graph = scaled(&mlp(&[512, 512], 128));
+    let (single, mixed) = (plan_of(&graph, true, Precision::F32), plan_of(&graph, true, Precision::Mixed));
+    assert!(!first(&single, &target).iter().any(is_on_them), "f32 stays f32");
+    // The last layer has ten columns, fewer than a block.
+    let found = first(&mixed, &target);
+    assert_eq!(found.iter().filter(|choice| is_on_them(choice)).count(), 5, "{found:?}");
+    assert!(!first(&mixed, &Target { has_tensor_cores: false, ..target }).iter().any(is_on_them), "not without the self-test");
 }
 
 #[test]

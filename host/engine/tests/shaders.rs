@@ -17,7 +17,8 @@ use std::path::Path;
 /// Parses and validates as strictly as a device does.
 fn check(name: &str, text: &str) {
     let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{name}: {}\n{text}", error.emit_to_string(text)));
-    let capabilities = naga::valid::Capabilities::SUBGROUP | naga::valid::Capabilities::SHADER_FLOAT16;
+    let capabilities =
+        naga::valid::Capabilities::SUBGROUP | naga::valid::Capabilities::SHADER_FLOAT16 | naga::valid::Capabilities::COOPERATIVE_MATRIX;
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
     validator.validate(&module).unwrap_or_else(|error| panic!("{name}: {}\n{text}", error.emit_to_string(text)));
 }

@@ -32,12 +32,13 @@ fn measure(name: &str, as_json: bool) -> Result<(), Exit> {
     let (adapter, info) = device::adapter(&name.parse().expect("any text is a request")).or_exit(exit::USAGE)?;
     let (features, limits, tensor_cores) = (check::features(&adapter), check::limits(&adapter), check::tensor_cores(&adapter));
     let reach = check::reach(&adapter).or_exit(exit::FAILED)?;
+    let self_test = check::tensor_core_test(&adapter).or_exit(exit::FAILED)?.to_string();
     if as_json {
         let features: Map<String, Value> = features.into_iter().map(|(name, has)| (name.into(), has.into())).collect();
         let limits: Map<String, Value> = limits.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         let line = json!({
             "name": info.name, "backend": info.backend, "type": info.device_type, "driver": info.driver, "is_software": info.is_software,
-            "features": features, "limits": limits, "tensor_cores": tensor_cores,
+            "features": features, "limits": limits, "tensor_cores": tensor_cores, "tensor_core_test": self_test,
             "f32_flops": reach.f32_flops, "f16_flops": reach.f16_flops, "memory_bytes_per_sec": reach.memory_bytes_per_sec,
             "chained_dispatch_secs": reach.chained_dispatch_secs, "independent_dispatch_secs": reach.independent_dispatch_secs,
             "encode_secs": reach.encode_secs, "round_trip_secs": reach.round_trip_secs,
@@ -53,6 +54,7 @@ fn measure(name: &str, as_json: bool) -> Result<(), Exit> {
         println!("{name:<34} {value}");
     }
     println!("{:<34} {}", "tensor cores", if tensor_cores.is_empty() { "none".to_owned() } else { tensor_cores.join(", ") });
+    println!("{:<34} {self_test}", "mixed precision");
     let flops = |value: f64| format!("{:.1} GFLOP/s", value / 1e9);
     let micros = |secs: f64| format!("{:.2} us", secs * 1e6);
     println!("{:<34} {}", "f32 multiply-adds", flops(reach.f32_flops));

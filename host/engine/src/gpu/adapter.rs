@@ -84,6 +84,7 @@ pub(super) fn target(adapter: &wgpu::Adapter, sources: &Sources) -> Target {
         subgroup_size: if has_subgroups { info.subgroup_min_size as usize } else { 1 },
         storage_buffers_max: limits.max_storage_buffers_per_shader_stage as usize,
         has_f16: adapter.features().contains(wgpu::Features::SHADER_F16),
+        has_tensor_cores: false,
         groups_max: limits.max_compute_workgroups_per_dimension as usize,
         workgroup_bytes_max: limits.max_compute_workgroup_storage_size as usize,
         tuning: Tuning::default(),

@@ -5,6 +5,8 @@
 
 use crate::EngineError;
 use crate::gpu::adapter::Adapter;
+use crate::gpu::cooperative::TensorCores;
+use crate::gpu::runtime::GpuRuntime;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,6 +79,13 @@ pub fn tensor_cores(adapter: &Adapter) -> Vec<String> {
         .iter()
         .map(|shape| format!("{}x{}x{} {} -> {}", shape.m_size, shape.n_size, shape.k_size, name(shape.ab_type), name(shape.cr_type)))
         .collect()
+}
+
+/// Opens the adapter as a run does: whether mixed precision would run on its tensor cores, or what their self-test found.
+///
+/// Errors: `EngineError::Device` when the driver refuses the device.
+pub fn tensor_core_test(adapter: &Adapter) -> Result<TensorCores, EngineError> {
+    Ok(GpuRuntime::new(adapter)?.tensor_cores().clone())
 }
 
 /// Measures an adapter. Waits for the device; some seconds on one that computes in software.

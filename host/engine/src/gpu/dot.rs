@@ -1,9 +1,10 @@
 //! Matrix products and the three convolutions, which are matrix products of a matrix that is looked up rather than stored.
 //!
-//! Three skeletons. Hardware: `shaders/dot_general.wgsl`, tiles in workgroup memory (`dot/tiles.rs`), and `shaders/dot_general_thin.wgsl` for results with few
-//! rows or columns. Software adapters: `shaders/dot_general_subgroup.wgsl`, whose tile is unrolled (`dot/subgroup.rs`). A [`Choice`] says which, with which
+//! Four skeletons. Hardware: `shaders/dot_general.wgsl`, tiles in workgroup memory (`dot/tiles.rs`), `shaders/dot_general_thin.wgsl` for results with few
+//! rows or columns, and `shaders/dot_general_cooperative.wgsl` for products of f16 on tensor cores (`dot/cooperative.rs`). Software adapters: `shaders/dot_general_subgroup.wgsl`, whose tile is unrolled (`dot/subgroup.rs`). A [`Choice`] says which, with which
 //! tile and how often the inner axis is cut: by rules of thumb, or as `tune.rs` measured it on this adapter.
 
+mod cooperative;
 mod subgroup;
 mod tiles;
 
@@ -40,6 +41,15 @@ pub enum Choice {
         /// Parts of the inner axis.
         splits: usize,
     },
+    /// Tensor cores: `dot_general_cooperative.wgsl`. Products of f16 alone.
+    Cooperative {
+        /// Subgroups along rows and columns.
+        subgroups: [usize; 2],
+        /// Blocks of 16 x 16 of a subgroup.
+        blocks: [usize; 2],
+        /// Parts of the inner axis.
+        splits: usize,
+    },
     /// A tile a subgroup: `dot_general_subgroup.wgsl`.
     Subgroup {
         /// Rows, loaded once for the subgroup and broadcast.
@@ -62,6 +72,11 @@ impl fmt::Display for Choice {
             }
             Choice::Thin { lanes, splits } => {
                 write!(f, "{lanes} lanes a result")?;
+                splits
+            }
+            Choice::Cooperative { subgroups, blocks, splits } => {
+                let [rows, columns] = [0, 1].map(|axis| 16 * subgroups[axis] * blocks[axis]);
+                write!(f, "tile {rows} x {columns} on tensor cores by {} subgroups", subgroups[0] * subgroups[1])?;
                 splits
             }
             Choice::Subgroup { shared, columns, is_swapped, splits } => {
@@ -146,6 +161,7 @@ pub fn emit(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), Str
     match choice {
         Choice::Tile { threads, quads, splits } => tiles::emit(context, label, &product, threads, quads, splits),
         Choice::Thin { lanes, splits } => tiles::emit_thin(context, label, &product, lanes, splits),
+        Choice::Cooperative { subgroups, blocks, splits } => cooperative::emit(context, label, &product, subgroups, blocks, splits),
         Choice::Subgroup { splits, .. } => subgroup::emit(context, label, &product, &choice, splits),
     }
 }
@@ -162,13 +178,19 @@ pub fn choices(context: &Context, op: &KernelOp) -> Result<Option<(String, Vec<C
         return Ok(None);
     }
     let first = rule_of_thumb(context, &product);
-    let more = if context.target.is_software { subgroup::candidates(context, &product) } else { tiles::candidates(context, &product) };
-    let others = more.into_iter().filter(|choice| *choice != first && is_allowed(context, &product, choice));
+    let tiles = if context.target.is_software { subgroup::candidates(context, &product) } else { tiles::candidates(context, &product) };
+    let others = cooperative::candidates(context, &product)
+        .into_iter()
+        .chain(tiles)
+        .filter(|choice| *choice != first && is_allowed(context, &product, choice));
     Ok(Some((product.class(context.target.is_software), std::iter::once(first).chain(others).collect())))
 }
 
 fn rule_of_thumb(context: &Context, product: &Product) -> Choice {
-    if context.target.is_software { subgroup::rule_of_thumb(context, product) } else { tiles::rule_of_thumb(context, product) }
+    let on_tensor_cores = cooperative::rule_of_thumb(context, product);
+    let without =
+        || if context.target.is_software { subgroup::rule_of_thumb(context, product) } else { tiles::rule_of_thumb(context, product) };
+    on_tensor_cores.unwrap_or_else(without)
 }
 
 /// A record may be another program's: what it says must be possible here.
@@ -176,6 +198,7 @@ fn is_allowed(context: &Context, product: &Product, choice: &Choice) -> bool {
     let (splits, is_possible) = match *choice {
         Choice::Tile { threads, quads, splits } => (splits, tiles::is_possible(context, product, threads, quads)),
         Choice::Thin { lanes, splits } => (splits, !context.target.is_software && (lanes == 1 || lanes == 64)),
+        Choice::Cooperative { subgroups, blocks, splits } => (splits, cooperative::is_possible(context, product, subgroups, blocks)),
         Choice::Subgroup { shared, columns, is_swapped, splits } => {
             (splits, context.target.is_software && subgroup::is_possible(context, product, shared, columns, is_swapped))
         }

@@ -25,6 +25,8 @@ pub struct Target {
     pub loop_steps_max: usize,
     /// Kernels may hold and compute f16 numbers.
     pub has_f16: bool,
+    /// Products of f16 may run on tensor cores: the adapter has passed the self-test (`cooperative.rs`).
+    pub has_tensor_cores: bool,
     /// Bytes of workgroup memory that one kernel may have.
     pub workgroup_bytes_max: usize,
     /// What was measured on this adapter; where it says nothing, rules of thumb hold.
@@ -43,6 +45,7 @@ impl Target {
             groups_max: 65_535,
             loop_steps_max: usize::MAX,
             has_f16: false,
+            has_tensor_cores: false,
             workgroup_bytes_max: 16_384,
             tuning: Tuning::default(),
             sources: sources.clone(),
@@ -326,11 +329,10 @@ pub fn count_u32(shape: &[usize]) -> Result<usize, String> {
 
 /// The text under the directives that it needs: WGSL wants them before everything else.
 fn enabled(wgsl: String) -> String {
-    if wgsl.contains("f16") { format!("{ENABLE_F16}\n{wgsl}") } else { wgsl }
+    let needed = [("f16", "f16"), ("coop_mat", "wgpu_cooperative_matrix")];
+    let directives = needed.iter().filter(|(word, _)| wgsl.contains(word)).map(|(_, extension)| format!("enable {extension};\n"));
+    directives.collect::<String>() + &wgsl
 }
-
-/// The directive of texts with f16 numbers.
-pub const ENABLE_F16: &str = "enable f16;";
 
 /// WGSL type of an element of a buffer in memory.
 pub fn element_type(buffer: &Buffer) -> &'static str {

@@ -3,11 +3,12 @@
 //! `launch.rs` turns a plan into launches (plain data: shader text, buffers, grid), with `map.rs`, `reduce.rs`, `dot.rs` and `indexing.rs` for the kernels,
 //! `emit.rs` for the generated bodies, `template.rs` and `sources.rs` for the files of `/shaders`. `adapter.rs` finds devices, `runtime.rs` holds memory and runs
 //! programs, `pipelines.rs` compiles them, `staging.rs` moves bytes in and out, `profile.rs` times kernels, `tune.rs` measures which tiles products should
-//! take, `check.rs` measures an adapter apart from any plan. It does not choose kernels' order or memory: that is the plan's.
+//! take, `check.rs` measures an adapter apart from any plan, `cooperative.rs` tests its tensor cores. It does not choose kernels' order or memory: that is the plan's.
 
 mod adapter;
 mod attention;
 pub mod check;
+mod cooperative;
 mod dot;
 mod emit;
 mod group;
@@ -26,6 +27,7 @@ mod template;
 mod tune;
 
 pub use adapter::{Adapter, adapters};
+pub use cooperative::TensorCores;
 pub use dot::Choice;
 pub use inspect::{shaders, validate};
 pub use launch::{Launches, Memory, Step, Target, choices, launches};

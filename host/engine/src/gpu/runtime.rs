@@ -6,6 +6,7 @@
 
 use crate::cache::DeviceCache;
 use crate::gpu::adapter::{Adapter, target};
+use crate::gpu::cooperative::{self, TensorCores};
 use crate::gpu::launch::{Binding, Launches, Memory, Step, Target, buffer_bytes, launches, pieces};
 use crate::gpu::pipelines::{Pipelines, Wanted};
 use crate::gpu::profile::Clock;
@@ -40,6 +41,7 @@ pub struct GpuRuntime {
     queue: wgpu::Queue,
     name: String,
     target: Target,
+    tensor_cores: TensorCores,
     limits: wgpu::Limits,
     /// First error that wgpu reported since the last look.
     failure: Arc<Mutex<Option<String>>>,
@@ -145,11 +147,43 @@ impl GpuRuntime {
     }
 
     fn open(adapter: &Adapter, target: Target, cache: Option<Arc<dyn DeviceCache>>) -> Result<GpuRuntime, EngineError> {
+        let is_wanted = target.has_f16 && target.subgroup_size > 1 && cooperative::is_listed(adapter);
+        let open = |target: Target| GpuRuntime::open_device(adapter, target, cache.clone());
+        GpuRuntime::settle(target, is_wanted, &open, &|runtime| cooperative::test_device(runtime, &cooperative::pick_cooperative))
+    }
+
+    /// A device that uses its tensor cores where it has some that are wanted and pass `test`, and one that does not know of them otherwise: it is opened anew, so
+    /// that nothing of a failure stays behind.
+    fn settle(
+        target: Target,
+        is_wanted: bool,
+        open: &dyn Fn(Target) -> Result<GpuRuntime, EngineError>,
+        test: &dyn Fn(&mut GpuRuntime) -> Result<usize, String>,
+    ) -> Result<GpuRuntime, EngineError> {
+        let target = Target { has_tensor_cores: false, ..target };
+        if !is_wanted {
+            return open(target);
+        }
+        let tried = open(Target { has_tensor_cores: true, ..target.clone() }).map_err(|error| error.to_string());
+        match tried.and_then(|mut runtime| test(&mut runtime).map(|products| (runtime, products))) {
+            Ok((runtime, products)) => Ok(GpuRuntime { tensor_cores: TensorCores::Used { products }, ..runtime }),
+            Err(why) => Ok(GpuRuntime { tensor_cores: TensorCores::Refused(why), ..open(target)? }),
+        }
+    }
+
+    fn open_device(adapter: &Adapter, target: Target, cache: Option<Arc<dyn DeviceCache>>) -> Result<GpuRuntime, EngineError> {
         let limits = adapter.handle.limits();
+        let mut required_features = adapter.handle.features() & FEATURES;
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        if target.has_tensor_cores {
+            required_features |= cooperative::FEATURES;
+            experimental_features = experiments();
+        }
         let request = wgpu::DeviceDescriptor {
             label: Some("solstice"),
-            required_features: adapter.handle.features() & FEATURES,
+            required_features,
             required_limits: limits.clone(),
+            experimental_features,
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.handle.request_device(&request))
@@ -173,6 +207,7 @@ impl GpuRuntime {
         Ok(GpuRuntime {
             name: adapter.name.clone(),
             target,
+            tensor_cores: TensorCores::Absent,
             device,
             queue,
             limits,
@@ -194,6 +229,11 @@ impl GpuRuntime {
     /// What the shader texts of this device depend on.
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Whether mixed products run on tensor cores, and why not.
+    pub fn tensor_cores(&self) -> &TensorCores {
+        &self.tensor_cores
     }
 
     /// Programs that are loaded from now on follow this record.
@@ -536,68 +576,8 @@ impl Runtime for GpuRuntime {
             let (device, why) = (format!("the adapter {}", self.name), "has no f16 arithmetic".into());
             return Err(EngineError::NoMixedPrecision { program: plan.name.clone(), device, why });
         }
-        let Launches { steps, kernel_of, temporaries } = launches(&plan, &self.target).map_err(|message| self.error(message))?;
-        let (piece_of, piece_bytes) = pieces(&plan);
-        let mut slots = std::mem::take(&mut self.slots);
-        let mut temporary_pool = std::mem::take(&mut self.temporaries);
-        let reserved = self.reserve_all(&plan, &piece_of, &piece_bytes, &temporaries, &mut slots, &mut temporary_pool);
-        (self.slots, self.temporaries) = (slots, temporary_pool);
-        let sources = reserved?;
-        let bound = sources.iter().map(|source| self.current(source)).collect::<Result<Vec<_>, _>>()?;
-        let bound_temporaries = self.temporaries[..temporaries.len()].to_vec();
-        self.compile(&steps)?;
-        let mut prepared = Vec::with_capacity(steps.len());
-        for step in steps {
-            prepared.push(match step {
-                Step::Copy { from, to, bytes } => Prepared::Copy { from, to, bytes },
-                Step::Launch { label, wgsl, bindings, grid } => {
-                    let (pipeline, layout) = (self.pipelines.get(&wgsl), self.pipelines.layout(&self.device, &bindings));
-                    let group = bind_group(&self.device, &label, &layout, &bindings, &bound, &bound_temporaries);
-                    self.check(|| format!("binding memory of `{label}`"))?;
-                    Prepared::Dispatch { label, pipeline, layout, bindings, group, grid }
-                }
-            });
-        }
-        let mut uploads: Vec<(usize, usize, usize)> = Vec::new();
-        let mut upload_bytes = 0;
-        let scalars = plan.buffers.iter().position(|buffer| buffer.kind == BufferKind::Scalars);
-        let inputs = plan.inputs.iter().map(|port| (port.buffer.index(), port.ty.byte_count()));
-        // The scalars come last in any case: `run` zips the parts with the inputs.
-        for (buffer, bytes) in inputs.chain(scalars.map(|buffer| (buffer, 4 * plan.scalars.len()))) {
-            uploads.push((piece_of[buffer], upload_bytes, bytes));
-            upload_bytes += bytes.next_multiple_of(4);
-        }
-        let mut downloads = Vec::new();
-        let mut download_bytes = 0;
-        for port in &plan.outputs {
-            downloads.push((piece_of[port.buffer.index()], download_bytes, port.ty.byte_count()));
-            download_bytes += port.ty.byte_count().next_multiple_of(4);
-        }
-        let ring = |count: usize, is_used: bool, make: &dyn Fn() -> Staging| {
-            (0..if is_used { count } else { 0 }).map(|_| make()).collect::<Vec<_>>()
-        };
-        let upload_ring = ring(RUNS_IN_FLIGHT, !uploads.is_empty(), &|| Staging::upload(&self.device, upload_bytes));
-        let readback_ring = ring(RUNS_IN_FLIGHT + 1, !downloads.is_empty(), &|| Staging::readback(&self.device, download_bytes));
-        self.check(|| format!("allocating {upload_bytes} bytes for inputs and {download_bytes} bytes for outputs"))?;
-        let readbacks_free = (0..readback_ring.len()).collect();
-        let times = vec![(0, Duration::ZERO); plan.kernels.len()];
-        self.programs.push(Program {
-            plan,
-            sources,
-            bound,
-            bound_temporaries,
-            steps: prepared,
-            uploads,
-            downloads,
-            upload_ring,
-            readback_ring,
-            readbacks_free,
-            run_count: 0,
-            kernel_of,
-            times,
-            clock: None,
-        });
-        Ok(ProgramId(self.programs.len() - 1))
+        let launches = launches(&plan, &self.target).map_err(|message| self.error(message))?;
+        self.load_launches(plan, launches)
     }
 
     fn submit(&mut self, program: ProgramId, inputs: &[&[u8]], scalars: &[u32]) -> Result<Ticket, EngineError> {
@@ -675,6 +655,72 @@ impl Runtime for GpuRuntime {
 }
 
 impl GpuRuntime {
+    /// Loads a plan whose launches are known.
+    pub(super) fn load_launches(&mut self, plan: Arc<Plan>, launches: Launches) -> Result<ProgramId, EngineError> {
+        let Launches { steps, kernel_of, temporaries } = launches;
+        let (piece_of, piece_bytes) = pieces(&plan);
+        let mut slots = std::mem::take(&mut self.slots);
+        let mut temporary_pool = std::mem::take(&mut self.temporaries);
+        let reserved = self.reserve_all(&plan, &piece_of, &piece_bytes, &temporaries, &mut slots, &mut temporary_pool);
+        (self.slots, self.temporaries) = (slots, temporary_pool);
+        let sources = reserved?;
+        let bound = sources.iter().map(|source| self.current(source)).collect::<Result<Vec<_>, _>>()?;
+        let bound_temporaries = self.temporaries[..temporaries.len()].to_vec();
+        self.compile(&steps)?;
+        let mut prepared = Vec::with_capacity(steps.len());
+        for step in steps {
+            prepared.push(match step {
+                Step::Copy { from, to, bytes } => Prepared::Copy { from, to, bytes },
+                Step::Launch { label, wgsl, bindings, grid } => {
+                    let (pipeline, layout) = (self.pipelines.get(&wgsl), self.pipelines.layout(&self.device, &bindings));
+                    let group = bind_group(&self.device, &label, &layout, &bindings, &bound, &bound_temporaries);
+                    self.check(|| format!("binding memory of `{label}`"))?;
+                    Prepared::Dispatch { label, pipeline, layout, bindings, group, grid }
+                }
+            });
+        }
+        let mut uploads: Vec<(usize, usize, usize)> = Vec::new();
+        let mut upload_bytes = 0;
+        let scalars = plan.buffers.iter().position(|buffer| buffer.kind == BufferKind::Scalars);
+        let inputs = plan.inputs.iter().map(|port| (port.buffer.index(), port.ty.byte_count()));
+        // The scalars come last in any case: `run` zips the parts with the inputs.
+        for (buffer, bytes) in inputs.chain(scalars.map(|buffer| (buffer, 4 * plan.scalars.len()))) {
+            uploads.push((piece_of[buffer], upload_bytes, bytes));
+            upload_bytes += bytes.next_multiple_of(4);
+        }
+        let mut downloads = Vec::new();
+        let mut download_bytes = 0;
+        for port in &plan.outputs {
+            downloads.push((piece_of[port.buffer.index()], download_bytes, port.ty.byte_count()));
+            download_bytes += port.ty.byte_count().next_multiple_of(4);
+        }
+        let ring = |count: usize, is_used: bool, make: &dyn Fn() -> Staging| {
+            (0..if is_used { count } else { 0 }).map(|_| make()).collect::<Vec<_>>()
+        };
+        let upload_ring = ring(RUNS_IN_FLIGHT, !uploads.is_empty(), &|| Staging::upload(&self.device, upload_bytes));
+        let readback_ring = ring(RUNS_IN_FLIGHT + 1, !downloads.is_empty(), &|| Staging::readback(&self.device, download_bytes));
+        self.check(|| format!("allocating {upload_bytes} bytes for inputs and {download_bytes} bytes for outputs"))?;
+        let readbacks_free = (0..readback_ring.len()).collect();
+        let times = vec![(0, Duration::ZERO); plan.kernels.len()];
+        self.programs.push(Program {
+            plan,
+            sources,
+            bound,
+            bound_temporaries,
+            steps: prepared,
+            uploads,
+            downloads,
+            upload_ring,
+            readback_ring,
+            readbacks_free,
+            run_count: 0,
+            kernel_of,
+            times,
+            clock: None,
+        });
+        Ok(ProgramId(self.programs.len() - 1))
+    }
+
     /// Memory for every piece and temporary of a plan.
     fn reserve_all(
         &self,
@@ -707,6 +753,14 @@ impl GpuRuntime {
         }
         Ok(sources.into_iter().map(|source| source.expect("every piece has a buffer")).collect())
     }
+}
+
+/// Leave to use what wgpu calls experimental: cooperative matrices.
+#[allow(unsafe_code)]
+fn experiments() -> wgpu::ExperimentalFeatures {
+    // SAFETY: wgpu asks for an acknowledgement that experimental features may have bugs that break its promises. The one that is used is asked of adapters that list
+    // its shape, by kernels of `dot_general_cooperative.wgsl` alone, whose accesses stay within their arrays by construction, after a numerical self-test.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 fn bind_group(
@@ -767,5 +821,83 @@ fn literal_bytes(literal: &Literal) -> Vec<u8> {
         DType::U32 => values.flat_map(|value| (value as u32).to_le_bytes()).collect(),
         DType::Bool => values.flat_map(|value| u32::from(value != 0.0).to_le_bytes()).collect(),
         DType::U8 => values.map(|value| value as u8).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter() -> Adapter {
+        let adapters = crate::gpu::adapters();
+        adapters.into_iter().next().expect("an adapter: `cargo xtask setup` installs Mesa's software Vulkan")
+    }
+
+    /// A device that was made to want tensor cores; `open` is told whether it is asked for them.
+    fn settled(is_wanted: bool, asks: bool, test: &dyn Fn(&mut GpuRuntime) -> Result<usize, String>) -> (GpuRuntime, Vec<bool>) {
+        let adapter = adapter();
+        let asked = Mutex::new(Vec::new());
+        let open = |wanted: Target| {
+            asked.lock().unwrap().push(wanted.has_tensor_cores);
+            let has_tensor_cores = asks && wanted.has_tensor_cores;
+            let opened = GpuRuntime::open_device(&adapter, Target { has_tensor_cores, ..wanted.clone() }, None)?;
+            Ok(GpuRuntime { target: wanted, ..opened })
+        };
+        let runtime = GpuRuntime::settle(target(&adapter.handle, &Sources::built_in()), is_wanted, &open, test);
+        let runtime = runtime.unwrap_or_else(|error| panic!("{error}"));
+        (runtime, asked.into_inner().unwrap())
+    }
+
+    /// Mixed products run on it all the same.
+    fn works(runtime: &mut GpuRuntime) {
+        assert!(!runtime.target.has_tensor_cores);
+        let other = |trial: usize, candidates: &[crate::gpu::Choice]| Some(candidates[trial % candidates.len().min(2)]);
+        assert!(cooperative::test_device(runtime, &other).is_ok());
+    }
+
+    #[test]
+    fn a_device_without_tensor_cores_is_opened_once() {
+        let (mut runtime, asked) = settled(false, true, &|_| panic!("there is nothing to test"));
+        assert_eq!((runtime.tensor_cores(), asked), (&TensorCores::Absent, vec![false]));
+        works(&mut runtime);
+    }
+
+    #[test]
+    fn a_driver_that_refuses_the_feature_leaves_the_tiles() {
+        if adapter().handle.features().contains(cooperative::FEATURES) {
+            return;
+        }
+        let (mut runtime, asked) = settled(true, true, &|_| panic!("it was never opened"));
+        assert_eq!(asked, [true, false]);
+        assert!(matches!(runtime.tensor_cores(), TensorCores::Refused(why) if why.contains("eature")), "{}", runtime.tensor_cores());
+        works(&mut runtime);
+    }
+
+    #[test]
+    fn a_failed_self_test_leaves_the_tiles_and_says_so() {
+        let (mut runtime, asked) = settled(true, false, &|_| Err("the self-test's 1 x 16x16 * 16x16 gave 8 at [0, 0], not 4".into()));
+        assert_eq!(asked, [true, false]);
+        let said = runtime.tensor_cores().to_string();
+        assert_eq!(said, "tensor cores not used: the self-test's 1 x 16x16 * 16x16 gave 8 at [0, 0], not 4");
+        works(&mut runtime);
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_compile_leaves_the_tiles() {
+        // The device has not asked for the feature, so the kernels of tensor cores are refused when they are compiled.
+        let (mut runtime, asked) = settled(true, false, &|runtime| {
+            runtime.target.subgroup_size = runtime.target.subgroup_size.max(8);
+            cooperative::test_device(runtime, &cooperative::pick_cooperative)
+        });
+        assert_eq!(asked, [true, false]);
+        assert!(matches!(runtime.tensor_cores(), TensorCores::Refused(_)), "{}", runtime.tensor_cores());
+        works(&mut runtime);
+    }
+
+    #[test]
+    fn what_passes_is_used() {
+        let (runtime, asked) = settled(true, false, &|_| Ok(144));
+        assert_eq!((runtime.tensor_cores(), asked), (&TensorCores::Used { products: 144 }, vec![true]));
+        assert!(runtime.target().has_tensor_cores);
     }
 }

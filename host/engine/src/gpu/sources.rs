@@ -21,6 +21,7 @@ shader_files![
     "convolution_input_grad",
     "convolution_weight_grad",
     "dot_general",
+    "dot_general_cooperative",
     "dot_general_subgroup",
     "dot_general_thin",
     "dynamic_slice",

@@ -15,7 +15,7 @@ const STEP: usize = 16;
 const THREADS_MAX: usize = 256;
 
 /// Workgroups that keep a large device busy.
-const TILES_WANTED: usize = 128;
+pub(super) const TILES_WANTED: usize = 128;
 
 /// Results with fewer rows, or columns, are thin.
 const THIN: usize = 4;
@@ -155,7 +155,7 @@ fn counts(product: &Product, threads: [usize; 2], quads: [usize; 2]) -> (usize, 
 }
 
 /// Do the quads of each operand lie along the inner axis?
-fn quads_inner(product: &Product) -> [bool; 2] {
+pub(super) fn quads_inner(product: &Product) -> [bool; 2] {
     [0, 1].map(|side| match product.vectors[side] {
         Vector::Inner => true,
         Vector::Across => false,
@@ -164,7 +164,7 @@ fn quads_inner(product: &Product) -> [bool; 2] {
 }
 
 /// What fetches a quad with one access, if the operand (0: left, 1: right) allows it.
-fn vector_fetch(vector: Vector, side: usize) -> String {
+pub(super) fn vector_fetch(vector: Vector, side: usize) -> String {
     let (load, across) =
         [("load_lhs4(batch, row, k)", "row + 4u <= ROWS"), ("load_rhs4(batch, k, column)", "column + 4u <= COLUMNS")][side];
     let is_whole = match vector {
