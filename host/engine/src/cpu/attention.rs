@@ -466,9 +466,9 @@ impl pulp::WithSimd for Weights<'_> {
                 scores,
                 seen,
                 |chunk, left| {
-                    for lane in 0..LANES {
-                        let weight = math::exp(chunk[lane] * scale - log_sum);
-                        chunk[lane] = if (lane as u32) < left { weight } else { 0.0 };
+                    for (lane, score) in (0u32..).zip(chunk) {
+                        let weight = math::exp(*score * scale - log_sum);
+                        *score = if lane < left { weight } else { 0.0 };
                     }
                 },
                 |score, _lane, is_seen| {

@@ -62,7 +62,9 @@ pub fn window(context: &mut Context, label: &str, op: &KernelOp) -> Result<(), S
             let functions = library(context.sources(), &functions) + &functions;
             let unrolled = (axes.iter().all(WindowAxis::is_unpadded) && element_count(&window.size) <= WINDOW_UNROLLED_MAX).then(|| {
                 let first = "let first = ((start_0 * FROM_1 + start_1) * FROM_2 + start_2) * FROM_3 + start_3;\n".to_owned();
-                offsets(&axes).iter().fold(first, |text, offset| text + &format!("total = combine(total, f32(source[first + {offset}u]));\n"))
+                offsets(&axes)
+                    .iter()
+                    .fold(first, |text, offset| text + &format!("total = combine(total, f32(source[first + {offset}u]));\n"))
             });
             let bindings = vec![context.read(*from), context.write(*to)];
             let (sources, write, stored) = (context.sources(), write_function(context, *to, 1), context.element(*from));
