@@ -528,10 +528,17 @@ fn pays(context: &Context, epilogue: &Epilogue) -> bool {
     !context.target.is_software || (epilogue.body.code.len() <= SOFTWARE_EPILOGUE_MAX && epilogue.body.code.iter().all(is_cheap))
 }
 
-/// True when four neighbouring results of a row can be written at once, by an epilogue too.
+/// True when four neighbouring results of a row can be written at once, by an epilogue too. Halves are written one by one.
 fn writes_quads(context: &Context, product: &Product, splits: usize) -> bool {
     let fused = product.epilogue.filter(|epilogue| splits == 1 && pays(context, epilogue));
-    product.has_quads && fused.is_none_or(|epilogue| epilogue_emitter(context, epilogue, 2).inner_size(0).is_multiple_of(4))
+    let is_half = |buffer: BufferId| context.buffer(buffer).is_half;
+    let has_halves = match fused {
+        Some(Epilogue { body, stores, .. }) => {
+            body.loads.iter().chain(stores.iter().map(|store| &store.to)).any(|view| is_half(view.buffer))
+        }
+        None => splits == 1 && is_half(product.to),
+    };
+    product.has_quads && !has_halves && fused.is_none_or(|epilogue| epilogue_emitter(context, epilogue, 2).inner_size(0).is_multiple_of(4))
 }
 
 fn epilogue_emitter<'a>(context: &Context, epilogue: &'a Epilogue, first_binding: usize) -> Emitter<'a> {

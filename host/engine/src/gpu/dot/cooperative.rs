@@ -54,7 +54,7 @@ pub fn emit(
             .into_text()
     };
     let groups = splits * product.batches * row_tiles * column_tiles;
-    launch(context, label, product, "dot_general_cooperative", (splits, split_length), groups, finish)
+    launch(context, label, product, "dot_general_cooperative", (splits, split_length), (groups, 1), finish)
 }
 
 /// The largest tile that gives every processor one, else the one with the most workgroups; `None` where the device or the product has nothing for tensor cores.
