@@ -257,6 +257,14 @@ fn compare(trial: &Trial, found: &[f32], wanted: &[(f64, f64)], is_exact: bool) 
     Ok(())
 }
 
+/// Leave to use what wgpu calls experimental: cooperative matrices.
+#[allow(unsafe_code)]
+pub(super) fn experiments() -> wgpu::ExperimentalFeatures {
+    // SAFETY: wgpu asks for an acknowledgement that experimental features may have bugs that break its promises. The one that is used is asked of adapters that list
+    // its shape, by kernels of `dot_general_cooperative.wgsl` alone, whose accesses stay within their arrays by construction, after a numerical self-test.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

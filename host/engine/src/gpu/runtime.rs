@@ -177,7 +177,7 @@ impl GpuRuntime {
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
         if target.has_tensor_cores {
             required_features |= cooperative::FEATURES;
-            experimental_features = experiments();
+            experimental_features = cooperative::experiments();
         }
         let request = wgpu::DeviceDescriptor {
             label: Some("solstice"),
@@ -753,14 +753,6 @@ impl GpuRuntime {
         }
         Ok(sources.into_iter().map(|source| source.expect("every piece has a buffer")).collect())
     }
-}
-
-/// Leave to use what wgpu calls experimental: cooperative matrices.
-#[allow(unsafe_code)]
-fn experiments() -> wgpu::ExperimentalFeatures {
-    // SAFETY: wgpu asks for an acknowledgement that experimental features may have bugs that break its promises. The one that is used is asked of adapters that list
-    // its shape, by kernels of `dot_general_cooperative.wgsl` alone, whose accesses stay within their arrays by construction, after a numerical self-test.
-    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 fn bind_group(
