@@ -1,5 +1,5 @@
 //! From fused kernels to a plan: dead stores go, state updates are written in place where that is safe, kernels are ordered so that memory is freed
-//! early, and scratch buffers share slots. Everything here is deterministic and near linear in the number of kernels.
+//! early, and scratch buffers share slots. Everything here is deterministic, and near linear in the number of kernels but for the slots (buffers by slots).
 
 use crate::cost::cost;
 use crate::dataflow::{Uses, uses};
