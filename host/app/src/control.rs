@@ -87,6 +87,8 @@ pub struct Saved {
     pub live: BTreeMap<String, f64>,
     /// Settings of the trainer.
     pub trainer: Option<Trainer>,
+    /// The same as the process that saved began with: the recipe's.
+    pub trainer_given: Option<Trainer>,
     /// Every change so far.
     pub history: Vec<Change>,
     /// See [`Control`].

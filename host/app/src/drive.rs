@@ -536,6 +536,7 @@ impl<'a> Driver<'a> {
             total_steps: self.run.total_steps,
             live: self.control.live.clone(),
             trainer: Some(self.control.trainer.clone()),
+            trainer_given: Some(self.assembly.resolved.trainer.clone()),
             history: self.control.history.clone(),
             last_command: self.control.last_command,
             finish: self.control.finish.clone(),

@@ -237,7 +237,12 @@ impl Start {
             }
             Origin::Resume { folder, chosen, .. } => {
                 saved.paused = false;
-                let given = stored_recipe(folder)?;
+                // A setting of the recipe that is not what the checkpoint's process began with is newer than the checkpoint: a resume changed it, and may
+                // have died before it saved. Not so for somebody who goes back: the settings of that step are asked for.
+                let mut given = stored_recipe(folder)?;
+                if let (false, Some(trainer)) = (*chosen, &saved.trainer_given) {
+                    given.trainer = trainer.clone();
+                }
                 let changed = differences(&given, &assembly.resolved);
                 take_settings(&mut assembly.resolved, &saved, |key| !changed.contains_key(key));
                 if *chosen {
@@ -401,6 +406,9 @@ fn open_writer(launch: &Launch, assembly: &Assembly, run: &Run, device: &DeviceI
                     format!("step {} was asked for: what was changed after it is forgotten", run.step),
                 ));
             }
+            // A plugin may take the process down in its first step: what was changed for this resume must be on disk by then. (A full disk is told by
+            // `watch_store`; it ends no run.)
+            let _ = writer.flush();
             return Ok(writer);
         }
         Origin::Fork { parent, resolved: before, .. } => {
