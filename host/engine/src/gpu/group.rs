@@ -46,7 +46,7 @@ pub fn emit(context: &mut Context, label: &str, members: &[Kernel]) -> Result<()
                 continue;
             };
             let groups = grid[0] as usize * grid[1] as usize;
-            if wgsl_lanes(wgsl).is_none_or(|lanes| lanes != LANES) || (context.target.is_software && !is_small(groups)) {
+            if !has_usual_lanes(wgsl) || (context.target.is_software && !is_small(groups)) {
                 context.push(step);
                 continue;
             }
@@ -71,16 +71,17 @@ pub fn emit(context: &mut Context, label: &str, members: &[Kernel]) -> Result<()
     Ok(())
 }
 
-/// Invocations of a workgroup, as the text says.
-fn wgsl_lanes(wgsl: &str) -> Option<usize> {
-    let size = wgsl.split("@workgroup_size(").nth(1)?.split(')').next()?;
-    let number = |text: &str| text.trim_end_matches('u').parse().ok();
-    number(size).or_else(|| number(wgsl.split(&format!("const {size}: u32 = ")).nth(1)?.split(';').next()?))
+/// True when the text says that a workgroup has [`LANES`] invocations.
+pub fn has_usual_lanes(wgsl: &str) -> bool {
+    let number = |text: &str| text.trim_end_matches('u').parse::<usize>().ok();
+    let size = || wgsl.split("@workgroup_size(").nth(1)?.split(')').next();
+    let constant = |name: &str| number(wgsl.split(&format!("const {name}: u32 = ")).nth(1)?.split(';').next()?);
+    size().and_then(|size| number(size).or_else(|| constant(size))) == Some(LANES)
 }
 
 /// A launch under construction.
 #[derive(Clone, Default)]
-struct Joined {
+pub struct Joined {
     /// Each with the type of its array.
     bindings: Vec<(Binding, String)>,
     /// Name and text of what members share.
@@ -92,7 +93,7 @@ struct Joined {
 
 impl Joined {
     /// The launch with one more member, if it fits.
-    fn with(&self, wgsl: &str, bindings: &[Binding], groups: usize, limit: usize, library: &BTreeSet<String>) -> Option<Joined> {
+    pub fn with(&self, wgsl: &str, bindings: &[Binding], groups: usize, limit: usize, library: &BTreeSet<String>) -> Option<Joined> {
         if !self.ends.is_empty() && self.text.len() + wgsl.len() > TEXT_MAX {
             return None;
         }
@@ -162,18 +163,9 @@ impl Joined {
     }
 
     fn launch(self, context: &mut Context, label: &str) -> Result<(), String> {
-        let bindings = self.bindings.iter().map(|(binding, _)| *binding).collect();
         let total = self.ends.last().copied().unwrap_or(0);
-        context.launch(label, bindings, total, |groups_x| {
-            let mut text = String::new();
-            for (index, (binding, array)) in self.bindings.iter().enumerate() {
-                let access = if binding.is_written { "read_write" } else { "read" };
-                let _ = writeln!(text, "@group(0) @binding({index}) var<storage, {access}> g{index}: {array};");
-            }
-            self.shared.values().for_each(|declaration| {
-                let _ = writeln!(text, "{declaration}");
-            });
-            text += &self.text;
+        context.launch(label, self.bindings(), total, |groups_x| {
+            let mut text = self.text_before_main();
             let _ = writeln!(text, "@compute @workgroup_size({LANES})");
             let _ = writeln!(text, "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{");
             let _ = writeln!(text, "let index = group.y * {groups_x}u + group.x;");
@@ -185,6 +177,42 @@ impl Joined {
             text += "}\n";
             Ok(text)
         })
+    }
+
+    /// The buffers, binding `i` at position `i`.
+    pub fn bindings(&self) -> Vec<Binding> {
+        self.bindings.iter().map(|(binding, _)| *binding).collect()
+    }
+
+    /// A shader whose only workgroup runs the workgroups of all members one after the other.
+    pub fn text_in_turn(&self) -> String {
+        let mut text = self.text_before_main();
+        let _ = writeln!(text, "@compute @workgroup_size({LANES})");
+        let _ = writeln!(text, "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {{");
+        let mut start = 0;
+        for (member, end) in self.ends.iter().enumerate() {
+            for group in 0..end - start {
+                if start + group > 0 {
+                    // What was written before is read now, and arrays of the workgroup are used again.
+                    text += "storageBarrier();\nworkgroupBarrier();\n";
+                }
+                let _ = writeln!(text, "main_m{member}(vec3<u32>({group}u, 0u, 0u), lane);");
+            }
+            start = *end;
+        }
+        text + "}\n"
+    }
+
+    fn text_before_main(&self) -> String {
+        let mut text = String::new();
+        for (index, (binding, array)) in self.bindings.iter().enumerate() {
+            let access = if binding.is_written { "read_write" } else { "read" };
+            let _ = writeln!(text, "@group(0) @binding({index}) var<storage, {access}> g{index}: {array};");
+        }
+        self.shared.values().for_each(|declaration| {
+            let _ = writeln!(text, "{declaration}");
+        });
+        text + &self.text
     }
 }
 

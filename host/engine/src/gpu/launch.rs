@@ -4,7 +4,7 @@
 
 use crate::Plan;
 use crate::gpu::dot::{self, Choice};
-use crate::gpu::{Sources, Tuning, attention, group, indexing, map, reduce, rows};
+use crate::gpu::{Sources, Tuning, attention, chain, group, indexing, map, reduce, rows};
 use crate::kernel::{Buffer, BufferId, BufferKind, Kernel, KernelOp};
 use solstice_ir::{DType, element_count};
 use std::collections::HashMap;
@@ -160,7 +160,7 @@ pub fn launches(plan: &Plan, target: &Target) -> Result<Launches, String> {
         let Launches { steps, kernel_of, .. } = &mut context.launches;
         kernel_of.resize(steps.len(), index);
     }
-    Ok(context.launches)
+    Ok(chain::join(plan, target, context.launches))
 }
 
 /// The products of a plan (convolutions too): the kernel, the class of products that it is in, and how it may run, the rule of thumb first.
@@ -178,6 +178,14 @@ pub fn choices(plan: &Plan, target: &Target) -> Result<Vec<(usize, String, Vec<C
         }
     }
     Ok(all)
+}
+
+impl Launches {
+    /// Appends a step of a kernel.
+    pub fn push(&mut self, step: Step, kernel: usize) {
+        self.steps.push(step);
+        self.kernel_of.push(kernel);
+    }
 }
 
 /// What the emitters read, and the list that they write.
@@ -328,7 +336,7 @@ pub fn count_u32(shape: &[usize]) -> Result<usize, String> {
 }
 
 /// The text under the directives that it needs: WGSL wants them before everything else.
-fn enabled(wgsl: String) -> String {
+pub fn enabled(wgsl: String) -> String {
     let needed = [("f16", "f16"), ("coop_mat", "wgpu_cooperative_matrix")];
     let directives = needed.iter().filter(|(word, _)| wgsl.contains(word)).map(|(_, extension)| format!("enable {extension};\n"));
     directives.collect::<String>() + &wgsl

@@ -126,7 +126,8 @@ pub fn chunked(
     let (combine, identity) = monoid(kind, dtype);
     let functions = format!("fn combine(x: T, y: T) -> T {{\nreturn {combine};\n}}\nfn identity() -> T {{\nreturn {identity};\n}}\n");
     let functions = library(context.sources(), &functions) + &functions;
-    let (next_chunks, steps) = cut(chunks, outputs, context.target.is_software);
+    let lanes = if !context.target.is_software && chunks >= 128 && outputs < 1024 { 64 } else { 1 };
+    let (next_chunks, steps) = cut(chunks.div_ceil(lanes), outputs * lanes, context.target.is_software);
     let next = (next_chunks > 1).then(|| context.temporary(next_chunks * outputs));
     let mut bindings = vec![Binding { memory: partial, is_written: false }];
     let mut declarations = "@group(0) @binding(0) var<storage, read> partial: array<T>;\n".to_owned();
@@ -147,13 +148,14 @@ pub fn chunked(
         }
     };
     let sources = context.sources();
-    context.launch(label, bindings, (next_chunks * outputs).div_ceil(64), |groups_x| {
+    context.launch(label, bindings, (next_chunks * outputs * lanes).div_ceil(64), |groups_x| {
         Template::new(sources, "reduce")
             .alias("T", memory_type(dtype))
             .count("OUTPUTS", outputs)
             .count("LENGTH", chunks)
             .count("CHUNKS", next_chunks)
             .count("STEPS", steps)
+            .count("LANES", lanes)
             .count("GROUPS_X", groups_x)
             .region("bindings", &declarations)
             .region("functions", &functions)
