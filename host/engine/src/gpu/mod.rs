@@ -2,7 +2,7 @@
 //!
 //! `launch.rs` turns a plan into launches (plain data: shader text, buffers, grid), with `map.rs`, `reduce.rs`, `dot.rs` and `indexing.rs` for the kernels,
 //! `emit.rs` for the generated bodies, `template.rs` and `sources.rs` for the files of `/shaders`; `group.rs` puts small launches beside each other into one,
-//! `chain.rs` tiny ones behind each other. `adapter.rs` finds devices, `runtime.rs` holds memory and runs programs, `pipelines.rs` compiles them, `staging.rs`
+//! `chain.rs` tiny ones behind each other, and `wave.rs` finds those that need not wait. `adapter.rs` finds devices, `runtime.rs` holds memory and runs programs, `pipelines.rs` compiles them, `staging.rs`
 //! moves bytes in and out, `profile.rs` times kernels, `tune.rs` measures which tiles products should take, `check.rs` measures an adapter apart from any
 //! plan, `cooperative.rs` tests its tensor cores. It does not choose kernels' order or memory: that is the plan's.
 
@@ -27,6 +27,7 @@ mod sources;
 mod staging;
 mod template;
 mod tune;
+mod wave;
 
 pub use adapter::{Adapter, adapters};
 pub use cooperative::TensorCores;

@@ -11,6 +11,7 @@ use crate::gpu::launch::{Binding, Launches, Memory, Step, Target, buffer_bytes, 
 use crate::gpu::pipelines::{Pipelines, Wanted};
 use crate::gpu::profile::Clock;
 use crate::gpu::staging::Staging;
+use crate::gpu::wave::pass_starts;
 use crate::gpu::{Sources, Tuning};
 use crate::kernel::{Buffer, BufferKind};
 use crate::session::{KernelSpan, KernelTime, ProgramId, Runtime, SPANS_KEPT, Ticket};
@@ -80,6 +81,8 @@ struct Program {
     bound: Vec<wgpu::Buffer>,
     bound_temporaries: Vec<wgpu::Buffer>,
     steps: Vec<Prepared>,
+    /// For each step whether a pass begins with it.
+    begins_pass: Vec<bool>,
     /// Piece, offset in the staging buffer and bytes of each input, then of the scalars.
     uploads: Vec<(usize, usize, usize)>,
     /// The same of each output.
@@ -97,19 +100,31 @@ struct Program {
 }
 
 enum Prepared {
-    Dispatch {
-        label: String,
-        pipeline: wgpu::ComputePipeline,
-        layout: wgpu::BindGroupLayout,
-        bindings: Vec<Binding>,
-        group: wgpu::BindGroup,
-        grid: [u32; 2],
-    },
-    Copy {
-        from: Memory,
-        to: Memory,
-        bytes: usize,
-    },
+    Dispatch(Dispatch),
+    Copy { from: Memory, to: Memory, bytes: usize },
+}
+
+struct Dispatch {
+    label: String,
+    pipeline: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
+    bindings: Vec<Binding>,
+    group: wgpu::BindGroup,
+    grid: [u32; 2],
+}
+
+impl Prepared {
+    fn is_dispatch(&self) -> bool {
+        matches!(self, Prepared::Dispatch(_))
+    }
+}
+
+impl Dispatch {
+    fn record(&self, pass: &mut wgpu::ComputePass) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
+        pass.dispatch_workgroups(self.grid[0], self.grid[1], 1);
+    }
 }
 
 enum Outcome {
@@ -370,7 +385,7 @@ impl GpuRuntime {
         let temporaries = temporaries.to_vec();
         let program = &mut self.programs[index];
         for step in &mut program.steps {
-            if let Prepared::Dispatch { label, layout, bindings, group, .. } = step {
+            if let Prepared::Dispatch(Dispatch { label, layout, bindings, group, .. }) = step {
                 *group = bind_group(&self.device, label, layout, bindings, &current, &temporaries);
             }
         }
@@ -479,22 +494,22 @@ impl GpuRuntime {
 }
 
 impl Program {
-    /// All steps: dispatches that follow each other share a pass.
+    /// All steps: dispatches share passes as `wave.rs` says.
     fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
-        let mut steps = self.steps.iter().peekable();
-        while let Some(step) = steps.peek() {
-            if let Prepared::Copy { from, to, bytes } = step {
-                encoder.copy_buffer_to_buffer(self.memory(*from), 0, self.memory(*to), 0, Some(*bytes as u64));
-                steps.next();
-                continue;
-            }
-            let mut pass =
-                encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(&self.plan.name), timestamp_writes: None });
-            while let Some(Prepared::Dispatch { pipeline, group, grid, .. }) = steps.peek() {
-                pass.set_pipeline(pipeline);
-                pass.set_bind_group(0, group, &[]);
-                pass.dispatch_workgroups(grid[0], grid[1], 1);
-                steps.next();
+        let mut steps = self.steps.iter().zip(&self.begins_pass).peekable();
+        while let Some((step, _)) = steps.next() {
+            match step {
+                Prepared::Copy { from, to, bytes } => {
+                    encoder.copy_buffer_to_buffer(self.memory(*from), 0, self.memory(*to), 0, Some(*bytes as u64))
+                }
+                Prepared::Dispatch(dispatch) => {
+                    let descriptor = wgpu::ComputePassDescriptor { label: Some(&self.plan.name), timestamp_writes: None };
+                    let mut pass = encoder.begin_compute_pass(&descriptor);
+                    dispatch.record(&mut pass);
+                    while let Some((Prepared::Dispatch(dispatch), _)) = steps.next_if(|(step, begins)| !**begins && step.is_dispatch()) {
+                        dispatch.record(&mut pass);
+                    }
+                }
             }
         }
     }
@@ -508,12 +523,10 @@ impl Program {
                     encoder.copy_buffer_to_buffer(self.memory(*from), 0, self.memory(*to), 0, Some(*bytes as u64));
                     clock.end_copy(encoder, index);
                 }
-                Prepared::Dispatch { label, pipeline, group, grid, .. } => {
+                Prepared::Dispatch(dispatch) => {
                     let timestamp_writes = clock.of_pass(index);
-                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes });
-                    pass.set_pipeline(pipeline);
-                    pass.set_bind_group(0, group, &[]);
-                    pass.dispatch_workgroups(grid[0], grid[1], 1);
+                    let descriptor = wgpu::ComputePassDescriptor { label: Some(&dispatch.label), timestamp_writes };
+                    dispatch.record(&mut encoder.begin_compute_pass(&descriptor));
                 }
             }
         }
@@ -667,6 +680,7 @@ impl GpuRuntime {
         let bound = sources.iter().map(|source| self.current(source)).collect::<Result<Vec<_>, _>>()?;
         let bound_temporaries = self.temporaries[..temporaries.len()].to_vec();
         self.compile(&steps)?;
+        let begins_pass = pass_starts(&steps);
         let mut prepared = Vec::with_capacity(steps.len());
         for step in steps {
             prepared.push(match step {
@@ -675,7 +689,7 @@ impl GpuRuntime {
                     let (pipeline, layout) = (self.pipelines.get(&wgsl), self.pipelines.layout(&self.device, &bindings));
                     let group = bind_group(&self.device, &label, &layout, &bindings, &bound, &bound_temporaries);
                     self.check(|| format!("binding memory of `{label}`"))?;
-                    Prepared::Dispatch { label, pipeline, layout, bindings, group, grid }
+                    Prepared::Dispatch(Dispatch { label, pipeline, layout, bindings, group, grid })
                 }
             });
         }
@@ -708,6 +722,7 @@ impl GpuRuntime {
             bound,
             bound_temporaries,
             steps: prepared,
+            begins_pass,
             uploads,
             downloads,
             upload_ring,
