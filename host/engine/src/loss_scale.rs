@@ -37,6 +37,9 @@ pub const GOOD_STEPS: &str = "precision.good_steps";
 /// State tensor that is 1 when an earlier micro-batch of this step has overflowed: f32 scalar. In steps of several micro-batches alone.
 pub const OVERFLOWED: &str = "precision.overflowed";
 
+/// State tensor of the steps that were left out so far: f32 scalar. In steps whose optimizer counts steps alone.
+pub const SKIPPED_STEPS: &str = "precision.skipped_steps";
+
 /// Where a graph stands in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepPart {
@@ -67,6 +70,9 @@ pub struct Scaled {
 /// step gates, counters of bad steps. What the forward pass alone says, such as the sums behind a mean loss, is counted all the same. A loss that is not
 /// finite is no matter of the scale, and goes its way as without.
 ///
+/// What is made of gradients and of the number of the step, such as Adam's correction of its bias, sees the steps that were taken: PyTorch's optimizers, which
+/// are not called for the others, count so too. Schedules and random numbers go by the steps of the run.
+///
 /// A gradient inside a composite is left as it is. Cost: one multiplication an element of a gradient, which fuses with what reads it; the sums of squares are
 /// those of a step's own norm.
 pub fn with_loss_scale(graph: &Graph, part: StepPart) -> Option<Scaled> {
@@ -78,6 +84,10 @@ pub fn with_loss_scale(graph: &Graph, part: StepPart) -> Option<Scaled> {
     let scale = builder.state(SCALE, FIRST_SCALE);
     let good_steps = builder.state(GOOD_STEPS, 0.0);
     let overflowed = (part != StepPart::Whole).then(|| builder.state(OVERFLOWED, 0.0));
+    let depends = depends_on_gradients(graph);
+    let is_of_step = made_of_the_step_alone(graph);
+    let counts = graph.ids().any(|id| depends[id.index()] && graph.node(id).inputs.iter().any(|input| is_of_step[input.index()]));
+    let skipped_steps = (counts && part != StepPart::Gather).then(|| builder.state(SKIPPED_STEPS, 0.0));
     let one = builder.constant(1.0);
     // A power of two, so that scaling and scaling back round nothing.
     let inverse = builder.binary(BinaryOp::Divide, one, scale);
@@ -86,10 +96,15 @@ pub fn with_loss_scale(graph: &Graph, part: StepPart) -> Option<Scaled> {
     // The `Grad` itself, whose other results are named by `Result`.
     let mut raw: HashMap<NodeId, NodeId> = HashMap::new();
     let mut gradients: Vec<NodeId> = Vec::new();
+    // What is made of the step alone, made of the number of steps taken instead.
+    let mut of_taken: HashMap<NodeId, NodeId> = HashMap::new();
     for id in graph.ids() {
         let node = graph.node(id);
         builder.at = (node.scope.clone(), node.location.clone());
-        let mut inputs: Vec<NodeId> = node.inputs.iter().map(|input| places[input.index()]).collect();
+        let place_of = |input: &NodeId| places[input.index()];
+        let counted_of = |input: &NodeId| of_taken.get(input).copied().unwrap_or(place_of(input));
+        let counted: Vec<NodeId> = node.inputs.iter().map(counted_of).collect();
+        let mut inputs = if depends[id.index()] { counted.clone() } else { node.inputs.iter().map(place_of).collect() };
         let place = match &node.op {
             Op::Grad => {
                 inputs[0] = builder.binary(BinaryOp::Multiply, inputs[0], scale);
@@ -111,6 +126,16 @@ pub fn with_loss_scale(graph: &Graph, part: StepPart) -> Option<Scaled> {
             _ => builder.copy(node, inputs),
         };
         places.push(place);
+        if let (true, Some(skipped)) = (is_of_step[id.index()], skipped_steps) {
+            let taken = match &node.op {
+                Op::Parameter(_) => {
+                    let skipped = builder.push(Op::Convert { to: node.ty.dtype }, &[skipped]);
+                    builder.binary(BinaryOp::Subtract, place, skipped)
+                }
+                _ => builder.copy(node, counted),
+            };
+            of_taken.insert(id, taken);
+        }
     }
 
     builder.at = (Arc::from("precision"), Arc::from(""));
@@ -131,7 +156,6 @@ pub fn with_loss_scale(graph: &Graph, part: StepPart) -> Option<Scaled> {
     }
 
     let is_taken = builder.not(is_skipped);
-    let depends = depends_on_gradients(graph);
     for update in &graph.updates {
         let value = places[update.node.index()];
         let value = if depends[update.node.index()] {
@@ -161,6 +185,11 @@ pub fn with_loss_scale(graph: &Graph, part: StepPart) -> Option<Scaled> {
             builder.update(OVERFLOWED, zero);
         }
     }
+    if let Some(before) = skipped_steps {
+        let more = builder.choose(is_skipped, one, zero);
+        let after = builder.binary(BinaryOp::Add, before, more);
+        builder.update(SKIPPED_STEPS, after);
+    }
     let mut graph_after = builder.graph;
     graph_after.outputs = graph.outputs.clone();
     graph_after.outputs.iter_mut().for_each(|output| output.node = places[output.node.index()]);
@@ -174,6 +203,26 @@ fn depends_on_gradients(graph: &Graph) -> Vec<bool> {
         depends[index] = node.op == Op::Grad || node.inputs.iter().any(|input| depends[input.index()]);
     }
     depends
+}
+
+/// Values that are computed from the number of the step, constants and nothing else.
+fn made_of_the_step_alone(graph: &Graph) -> Vec<bool> {
+    let mut is_constant = vec![false; graph.nodes.len()];
+    let mut is_of_step = vec![false; graph.nodes.len()];
+    for (index, node) in graph.nodes.iter().enumerate() {
+        match &node.op {
+            Op::Constant { .. } => is_constant[index] = true,
+            Op::Parameter(parameter) => is_of_step[index] = parameter.name == "run.step",
+            Op::Unary { .. } | Op::Binary { .. } | Op::Compare { .. } | Op::Select | Op::Convert { .. } | Op::BroadcastInDim { .. } => {
+                let is_known = |input: &NodeId| is_constant[input.index()] || is_of_step[input.index()];
+                let knows_all = node.inputs.iter().all(is_known);
+                let has_step = node.inputs.iter().any(|input| is_of_step[input.index()]);
+                (is_constant[index], is_of_step[index]) = (knows_all && !has_step, knows_all && has_step);
+            }
+            _ => {}
+        }
+    }
+    is_of_step
 }
 
 /// Appends nodes to a graph.

@@ -14,7 +14,7 @@ use solstice_engine::cost::cost;
 use solstice_engine::cpu::CpuRuntime;
 use solstice_engine::gpu::{Choice, GpuRuntime, Launches, Sources, Step, Target, Tuning, adapters, choices, launches, naga, shaders};
 use solstice_engine::kernel::{AttentionPass, BufferId, BufferKind, KernelOp};
-use solstice_engine::loss_scale::{FIRST_SCALE, GOOD_STEPS, GROWTH_STEPS, OVERFLOWED, SCALE, StepPart, with_loss_scale};
+use solstice_engine::loss_scale::{FIRST_SCALE, GOOD_STEPS, GROWTH_STEPS, OVERFLOWED, SCALE, SKIPPED_STEPS, StepPart, with_loss_scale};
 use solstice_engine::reference::Tensor;
 use solstice_engine::{CompileOptions, Plan, Precision, ProgramId, Runtime, Session, compile, init};
 use solstice_ir::{
@@ -957,6 +957,31 @@ fn without_an_overflow_the_scale_changes_nothing() {
         assert_eq!(plain.state(&name), with_scale.state(&name), "{name}");
     }
     assert_eq!((with_scale.state(SCALE), with_scale.state(GOOD_STEPS)), (vec![FIRST_SCALE], vec![3.0]));
+}
+
+/// Adam corrects the bias of its means by the number of its updates.
+#[test]
+fn an_optimizer_counts_the_steps_that_were_taken() {
+    let graph = mlp(&[64, 48], 32);
+    let mut plain = Trainer::new(&graph, Precision::F32, 10);
+    let mut with_scale = Trainer::new(&scaled(&graph), Precision::F32, 10);
+    let scalar = TensorType::new(DType::F32, []);
+    for step in 0..2 {
+        // The gradients of a loss times this are not finite.
+        with_scale.session.write_state(SCALE, &scalar, &f32::INFINITY.to_le_bytes()).expect("a state is written");
+        with_scale.step(step);
+    }
+    with_scale.session.write_state(SCALE, &scalar, &(FIRST_SCALE as f32).to_le_bytes()).expect("a state is written");
+    for step in 0..3 {
+        plain.step(step);
+        with_scale.step(step + 2);
+    }
+    assert_eq!(with_scale.state(SKIPPED_STEPS), [2.0]);
+    let trained: Vec<String> = plain.session.states().keys().filter(|name| !name.starts_with("metrics.")).cloned().collect();
+    assert!(trained.len() > 10);
+    for name in trained {
+        assert_eq!(plain.state(&name), with_scale.state(&name), "{name}");
+    }
 }
 
 #[test]
