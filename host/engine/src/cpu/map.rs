@@ -341,7 +341,7 @@ pub(super) struct Code {
 /// Register blocks and uniform values of one thread.
 #[derive(Default)]
 pub(super) struct Scratch {
-    pub slots: Vec<Vec<u32>>,
+    pub slots: Vec<Words>,
     pub uniform: Vec<u32>,
 }
 
@@ -366,7 +366,7 @@ impl Scratch {
     pub(super) fn with_room(slots: usize, uniform: usize) -> Scratch {
         let mut scratch = SCRATCH.take();
         while scratch.slots.len() < slots {
-            scratch.slots.push(vec![0; BLOCK]);
+            scratch.slots.push(Words::zeroed(BLOCK));
         }
         if scratch.uniform.len() < uniform {
             scratch.uniform.resize(uniform, 0);
@@ -491,18 +491,19 @@ impl Code {
         let arch = pulp::Arch::new();
         for step in &self.steps {
             let Place::Slot(slot) = self.places[step.register] else { continue };
-            let mut block = std::mem::take(&mut scratch.slots[slot]);
+            let mut taken = std::mem::take(&mut scratch.slots[slot]);
+            let block = &mut taken.words_mut()[..len];
             if let Action::Keep { chunk, offset } = step.action {
                 let Chunk { data, first } = &chunks[chunk];
-                block[..len].copy_from_slice(&data[offset + start - first..][..len]);
+                block.copy_from_slice(&data[offset + start - first..][..len]);
             } else {
                 let operands = step.operands.map(|register| match register {
                     NONE => Operand::Scalar(0),
                     register => self.operand(register, units, chunks, scratch, start, len),
                 });
-                arch.dispatch(RunStep { step, operands, units, start, block: &mut block[..len] });
+                arch.dispatch(RunStep { step, operands, units, start, block });
             }
-            scratch.slots[slot] = block;
+            scratch.slots[slot] = taken;
         }
     }
 
@@ -518,7 +519,7 @@ impl Code {
     ) -> Operand<'a> {
         match self.places[register] {
             Place::Uniform => Operand::Scalar(scratch.uniform[register]),
-            Place::Slot(slot) => Operand::Slice(&scratch.slots[slot][..len]),
+            Place::Slot(slot) => Operand::Slice(&scratch.slots[slot].words()[..len]),
             Place::Direct { unit, offset } => Operand::Slice(&units.get(unit).words()[offset + start..][..len]),
             Place::Written { chunk, offset } => {
                 let Chunk { data, first } = &chunks[chunk];

@@ -271,27 +271,28 @@ impl Rows {
         let arch = pulp::Arch::new();
         for step in &self.steps {
             let Value { level, place: Place::Slot(slot) } = self.values[step.value] else { continue };
-            let mut block = std::mem::take(&mut scratch.slots[slot]);
+            let mut taken = std::mem::take(&mut scratch.slots[slot]);
             let (start, len) = self.extent(level, row, count);
+            let block = &mut taken.words_mut()[..len];
             let operands = step.operands.map(|value| match value {
                 NONE => Operand::Scalar(0),
                 value => self.operand(value, units, chunks, scratch, row, count),
             });
             match &step.kind {
-                StepKind::Plain(plain) => arch.dispatch(RunStep { step: plain, operands, units, start, block: &mut block[..len] }),
+                StepKind::Plain(plain) => arch.dispatch(RunStep { step: plain, operands, units, start, block }),
                 StepKind::Fold(kind, dtype) => {
                     let Operand::Slice(words) = operands[0] else { unreachable!("a fold is of one value an element") };
-                    fold_rows(*kind, *dtype, words, self.length, &mut block[..len]);
+                    fold_rows(*kind, *dtype, words, self.length, block);
                 }
                 StepKind::Spread => match operands[0] {
-                    Operand::Scalar(word) => block[..len].fill(word),
-                    Operand::Slice(words) if words.len() == len => block[..len].copy_from_slice(words),
+                    Operand::Scalar(word) => block.fill(word),
+                    Operand::Slice(words) if words.len() == len => block.copy_from_slice(words),
                     Operand::Slice(words) => {
-                        block[..len].chunks_mut(self.length).zip(words).for_each(|(row, word)| row.fill(*word));
+                        block.chunks_mut(self.length).zip(words).for_each(|(row, word)| row.fill(*word));
                     }
                 },
             }
-            scratch.slots[slot] = block;
+            scratch.slots[slot] = taken;
         }
     }
 
@@ -308,7 +309,7 @@ impl Rows {
         let (start, len) = self.extent(level, row, count);
         match place {
             Place::Uniform(register) => Operand::Scalar(scratch.uniform[register]),
-            Place::Slot(slot) => Operand::Slice(&scratch.slots[slot][..len]),
+            Place::Slot(slot) => Operand::Slice(&scratch.slots[slot].words()[..len]),
             Place::Direct { unit, offset } => Operand::Slice(&units.get(unit).words()[offset + start..][..len]),
             Place::Written { chunk, offset } => {
                 let Chunk { data, first } = &chunks[chunk];
